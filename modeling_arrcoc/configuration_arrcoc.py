@@ -1,0 +1,164 @@
+"""Configurations: the ARR-COC block, and the two hosts that carry it as `arrcoc_config`."""
+
+from typing import TYPE_CHECKING, Any
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLConfig
+from transformers.models.qwen3_vl.configuration_qwen3_vl import Qwen3VLConfig
+
+from .allocation import POLICIES
+
+STAGES = ("features",)
+QUERY_SCORERS = ("attention", "cosine", "none")
+
+# What every configuration may carry besides its own fields when it is read back from a file.
+_COMMON_KEYS = {"transformers_version", "model_type", "torch_dtype", "auto_map", "name_or_path"}
+
+
+def _choose(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"`{name}` is {value!r}; allowed are {', '.join(map(repr, allowed))}")
+
+
+def _at_least(name: str, value: float, least: float) -> None:
+    if not least <= value < float("inf"):  # also refuses NaN
+        raise ValueError(f"`{name}` is {value!r}; allowed are finite numbers of at least {least}")
+
+
+_Config: Any = PreTrainedConfig if TYPE_CHECKING else object
+
+
+@strict
+class ArrCocConfig(PreTrainedConfig):
+    r"""
+    The ARR-COC block: how an image's visual tokens are spent. How many there are is said to the processor.
+
+    Args:
+        stage (`str`, *optional*, defaults to `"features"`):
+            Where images are compressed. `"features"`: after the vision tower, which encodes all cells.
+        policy (`str`, *optional*, defaults to `"lod"`):
+            How leaves are chosen. `"lod"`: the quadtree that keeps the most relevance-weighted detail. `"tiers"`:
+            regions that each get one of `tiers` tokens. For comparison: `"uniform"` (equal leaves), `"random"` (a
+            random quadtree) and `"topk"` (the most relevant cells, the rest dropped).
+        max_level (`int`, *optional*, defaults to 3):
+            Coarsest level of a leaf under `"lod"`, `2**max_level` cells a side, as long as the budget allows.
+        tiers (`list[int]`, *optional*, defaults to `[64, 100, 160, 256, 400]`):
+            Token counts of a region under `"tiers"`, ascending.
+        region_size (`int`, *optional*, defaults to 32):
+            Side of a region in cells under `"tiers"`.
+        query_scorer (`str`, *optional*, defaults to `"attention"`):
+            How the question is compared with the cells. `"attention"`: queries and keys of the language model's first
+            layer. `"cosine"`: token embeddings and cell features. `"none"`: not at all.
+        information_weight, salience_weight, query_weight (`float`, *optional*, default to 1.0, 0.0 and 1.0):
+            Say of the three maps in relevance: what carries information (measured on the pixels by the processor),
+                what
+            stands out from its surroundings, what the question asks for. 0 switches a map off.
+        relevance_floor (`float`, *optional*, defaults to 0.05):
+            Least relevance of a cell, in (0, 1]; the highest is 1.
+        seed (`int`, *optional*, defaults to 0):
+            Seed of the policy `"random"`.
+
+    Raises:
+        ValueError: for a value outside its range, or an option that does not exist.
+    """
+
+    model_type = "arrcoc"
+    base_config_key = "arrcoc_config"
+
+    stage: str = "features"
+    policy: str = "lod"
+    max_level: int = 3
+    tiers: list[int] | tuple[int, ...] = (64, 100, 160, 256, 400)
+    region_size: int = 32
+    query_scorer: str = "attention"
+    information_weight: float | int = 1.0
+    salience_weight: float | int = 0.0
+    query_weight: float | int = 1.0
+    relevance_floor: float | int = 0.05
+    seed: int = 0
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        unknown = sorted(key for key in kwargs if not key.startswith("_") and key not in _COMMON_KEYS)
+        if unknown:
+            options = sorted(set(type(self).__annotations__) - set(PreTrainedConfig.__annotations__))
+            raise ValueError(f"unknown ARR-COC options {unknown}; there are {options}")
+        _choose("stage", self.stage, STAGES)
+        _choose("policy", self.policy, POLICIES)
+        _choose("query_scorer", self.query_scorer, QUERY_SCORERS)
+        _at_least("max_level", self.max_level, 0)
+        _at_least("region_size", self.region_size, 1)
+        for name in ("information_weight", "salience_weight", "query_weight"):
+            _at_least(name, getattr(self, name), 0)
+        if not 0 < self.relevance_floor <= 1:
+            raise ValueError(f"`relevance_floor` is {self.relevance_floor!r}; allowed are numbers in (0, 1]")
+        if not 0 <= self.seed < 2**31:
+            raise ValueError(f"`seed` is {self.seed!r}; allowed are integers in [0, 2**31)")
+        self.tiers = list(self.tiers)
+        if not self.tiers or self.tiers[0] < 1 or sorted(set(self.tiers)) != self.tiers:
+            raise ValueError(f"`tiers` is {self.tiers!r}; allowed are positive token counts in ascending order")
+        super().__post_init__(**kwargs)
+
+
+class _HostConfigMixin(_Config):
+    """What the host configurations share. A stock checkpoint's configuration is taken as it is, with the default
+    block."""
+
+    @classmethod
+    def get_config_dict(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> tuple[dict, dict]:
+        """As in transformers; also refuses the configuration of another architecture.
+
+        Raises:
+            ValueError: if the checkpoint's `model_type` is neither this class's own nor its host's.
+        """
+        config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        found, hosted = config_dict.get("model_type"), (cls.model_type, cls.host_model_type)
+        if found is not None and found not in hosted:
+            raise ValueError(
+                f"{cls.__name__} loads checkpoints of model type {' or '.join(map(repr, hosted))}; "
+                f"{pretrained_model_name_or_path} is of type {found!r}"
+            )
+        return {**config_dict, "model_type": cls.model_type}, kwargs
+
+
+@strict
+class ArrCocQwen3VLConfig(_HostConfigMixin, Qwen3VLConfig):
+    r"""
+    Configuration of Qwen3-VL with an ARR-COC block.
+
+    Args:
+        arrcoc_config (`ArrCocConfig` or `dict`, *optional*):
+            The block; defaults to `ArrCocConfig()`.
+        **kwargs:
+            Arguments of [`Qwen3VLConfig`].
+    """
+
+    model_type = "arrcoc_qwen3_vl"
+    host_model_type = "qwen3_vl"
+    sub_configs_defaults = {**Qwen3VLConfig.sub_configs_defaults, "arrcoc_config": ArrCocConfig}
+    keys_to_ignore_at_inference = ["past_key_values", "allocation"]
+
+    arrcoc_config: dict | PreTrainedConfig | None = None
+
+
+@strict
+class ArrCocQwen2_5_VLConfig(_HostConfigMixin, Qwen2_5_VLConfig):
+    r"""
+    Configuration of Qwen2.5-VL with an ARR-COC block.
+
+    Args:
+        arrcoc_config (`ArrCocConfig` or `dict`, *optional*):
+            The block; defaults to `ArrCocConfig()`.
+        **kwargs:
+            Arguments of [`Qwen2_5_VLConfig`].
+    """
+
+    model_type = "arrcoc_qwen2_5_vl"
+    host_model_type = "qwen2_5_vl"
+    sub_configs_defaults = {**Qwen2_5_VLConfig.sub_configs_defaults, "arrcoc_config": ArrCocConfig}
+    keys_to_ignore_at_inference = ["past_key_values", "allocation"]
+
+    arrcoc_config: dict | PreTrainedConfig | None = None
+
+
+__all__ = ["ArrCocConfig", "ArrCocQwen2_5_VLConfig", "ArrCocQwen3VLConfig"]

@@ -1,0 +1,34 @@
+"""Qwen2.5-VL with ARR-COC."""
+
+from torch import nn
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLModel
+
+from .configuration_arrcoc import ArrCocQwen2_5_VLConfig
+from .modeling_arrcoc import ArrCocForConditionalGenerationMixin, ArrCocModelMixin
+
+
+class ArrCocQwen2_5_VLModel(ArrCocModelMixin, Qwen2_5_VLModel):
+    """Qwen2.5-VL without a head, whose images take exactly their token budgets."""
+
+    config: ArrCocQwen2_5_VLConfig
+    _can_compile_fullgraph = False  # the number of visual tokens depends on data
+
+
+class ArrCocQwen2_5_VLForConditionalGeneration(
+    ArrCocForConditionalGenerationMixin, Qwen2_5_VLForConditionalGeneration
+):
+    """Qwen2.5-VL with its language-modelling head, whose images take exactly their token budgets."""
+
+    config: ArrCocQwen2_5_VLConfig
+    _can_compile_fullgraph = False
+
+    def __init__(self, config: ArrCocQwen2_5_VLConfig):
+        super(Qwen2_5_VLForConditionalGeneration, self).__init__(
+            config
+        )  # the stock one would build a stock base model
+        self.model = ArrCocQwen2_5_VLModel(config)
+        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        self.post_init()
+
+
+__all__ = ["ArrCocQwen2_5_VLForConditionalGeneration", "ArrCocQwen2_5_VLModel"]

@@ -1,0 +1,134 @@
+"""What the model returns besides logits: the allocation of an image's tokens, and the encoded images."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """Where the visual tokens of a batch of images went.
+
+    An allocation divides the `rows x cols` cells of each image into rectangles, its *leaves*; every leaf becomes one
+    visual token. Images are packed one after another, cells and leaves in raster order (a leaf by its top-left cell).
+
+    Attributes:
+        grids (`Tensor` of shape `(images, 2)`): rows and columns of each image, in cells.
+        budgets (`Tensor` of shape `(images,)`): leaves of each image.
+        cell_to_leaf (`Tensor` of shape `(cells,)`): the leaf each cell belongs to; -1 for a cell that was dropped,
+            which only the policy `topk` does.
+        boxes (`Tensor` of shape `(leaves, 4)`): top, left, bottom, right of each leaf in cells of its image, the last
+            two exclusive.
+        relevance (`Tensor` of shape `(cells,)`): the relevance that decided, in (0, 1].
+        maps (`dict[str, Tensor]`): the maps that relevance was balanced from, each of shape `(cells,)` in [0, 1].
+    """
+
+    grids: Tensor
+    budgets: Tensor
+    cell_to_leaf: Tensor
+    boxes: Tensor
+    relevance: Tensor
+    maps: dict[str, Tensor] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.grids)
+
+    @property
+    def sizes(self) -> Tensor:
+        """Height and width of each leaf in cells, of shape `(leaves, 2)`."""
+        return self.boxes[:, 2:] - self.boxes[:, :2]
+
+    @property
+    def levels(self) -> Tensor:
+        """Level of detail of each leaf, of shape `(leaves,)`: log2 of its mean side in cells, 0 for full detail."""
+        return self.sizes.prod(1).float().log2() / 2
+
+    @property
+    def centers(self) -> Tensor:
+        """Row and column of each leaf's centre, of shape `(leaves, 2)`; a cell's centre has its own coordinates."""
+        return (self.boxes[:, :2] + self.boxes[:, 2:] - 1).float() / 2
+
+    @property
+    def cells_per_image(self) -> Tensor:
+        """Native number of tokens of each image, of shape `(images,)`."""
+        return self.grids.prod(1)
+
+    def to(self, device: torch.device | str) -> "Allocation":
+        """The same allocation on another device."""
+        return Allocation(
+            grids=self.grids.to(device),
+            budgets=self.budgets.to(device),
+            cell_to_leaf=self.cell_to_leaf.to(device),
+            boxes=self.boxes.to(device),
+            relevance=self.relevance.to(device),
+            maps={name: values.to(device) for name, values in self.maps.items()},
+        )
+
+    def image(self, index: int) -> "Allocation":
+        """The allocation of one image of the batch.
+
+        Raises:
+            IndexError: if there is no such image.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(f"image {index} was asked for, but the allocation holds {len(self)} images")
+        cell_start, cell_count = int(self.cells_per_image[:index].sum()), int(self.cells_per_image[index])
+        leaf_start, leaf_count = int(self.budgets[:index].sum()), int(self.budgets[index])
+        cells = slice(cell_start, cell_start + cell_count)
+        cell_to_leaf = self.cell_to_leaf[cells]
+        return Allocation(
+            grids=self.grids[index : index + 1],
+            budgets=self.budgets[index : index + 1],
+            cell_to_leaf=torch.where(cell_to_leaf < 0, cell_to_leaf, cell_to_leaf - leaf_start),
+            boxes=self.boxes[leaf_start : leaf_start + leaf_count],
+            relevance=self.relevance[cells],
+            maps={name: values[cells] for name, values in self.maps.items()},
+        )
+
+    def map(self, name: str) -> Tensor:
+        """A map of a single image on its grid: `"relevance"` or a name of `maps`.
+
+        Returns:
+            `Tensor` of shape `(rows, cols)`.
+
+        Raises:
+            ValueError: if the allocation holds several images.
+            KeyError: if there is no such map.
+        """
+        if len(self) != 1:
+            raise ValueError(f"a map has the shape of one image, but the allocation holds {len(self)}; use .image(i)")
+        values = {"relevance": self.relevance, **self.maps}
+        if name not in values:
+            raise KeyError(f"no map {name!r}; there are {sorted(values)}")
+        return values[name].reshape(self.grids[0].tolist())
+
+
+@dataclass
+class ArrCocImageFeatures(BaseModelOutputWithPooling):
+    """Images encoded for the language model.
+
+    Attributes:
+        pooler_output (`list[Tensor]`): for each image its visual tokens, of shape `(tokens, dim)`.
+        deepstack_features (`list[list[Tensor]]`, *optional*): for each tapped tower layer what `pooler_output` is for
+            the last; Qwen3-VL only.
+        allocation ([`Allocation`], *optional*): where the tokens went; `None` at native budget without one.
+    """
+
+    deepstack_features: list[list[Tensor]] | None = None
+    allocation: Allocation | None = None
+
+
+@dataclass
+class ArrCocModelOutputWithPast(BaseModelOutputWithPast):
+    """Output of the base model; `allocation` says where the visual tokens of this forward pass went."""
+
+    allocation: Allocation | None = None
+
+
+@dataclass
+class ArrCocCausalLMOutputWithPast(CausalLMOutputWithPast):
+    """Output of the model with a language-modelling head; `allocation` as in [`ArrCocModelOutputWithPast`]."""
+
+    allocation: Allocation | None = None

@@ -1,0 +1,82 @@
+"""Positions of compressed images in the language model (multimodal rotary embedding, M-RoPE)."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .outputs import Allocation
+
+
+def leaf_position_ids(
+    get_rope_index: Callable[..., tuple[Tensor, Tensor]],
+    allocation: Allocation,
+    input_ids: Tensor,
+    mm_token_type_ids: Tensor,
+    image_token_id: int,
+    spatial_merge_size: int,
+    attention_mask: Tensor | None = None,
+    **rope_inputs: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Positions of a prompt whose images were compressed.
+
+    An image starts and the text after it goes on where they would at native budget; a leaf lies at its centre, in
+    units of native cells, which may be fractional. To that end each image's placeholders are padded to the native
+    count, the host's own `get_rope_index` numbers the padded prompt, and the positions of the real tokens are read
+    off.
+
+    Args:
+        get_rope_index (`Callable`): the host model's method.
+        allocation ([`Allocation`]): of the images in `input_ids`, in the order of their placeholders.
+        input_ids (`Tensor` of shape `(batch, length)`): prompt with one placeholder a leaf.
+        mm_token_type_ids (`Tensor` of shape `(batch, length)`): 0 for text, 1 for images, 2 for videos.
+        image_token_id (`int`): id of the placeholder.
+        spatial_merge_size (`int`): patches along a side of a cell.
+        attention_mask (`Tensor` of shape `(batch, length)`, *optional*): 0 for padding, on either side.
+        **rope_inputs: further arguments of `get_rope_index`, such as `video_grid_thw`.
+
+    Returns:
+        `tuple[Tensor, Tensor]`: position ids of shape `(3, batch, length)`, float32, for time, height and width; and
+        the host's `rope_deltas` of shape `(batch, 1)`: next text position less the length of the row without its
+        padding.
+
+    Raises:
+        ValueError: if the number of placeholders is not the number of leaves.
+    """
+    is_image = input_ids == image_token_id  # (batch, length)
+    leaves = len(allocation.boxes)
+    if int(is_image.sum()) != leaves:
+        raise ValueError(f"found {int(is_image.sum())} image placeholders in the prompt for {leaves} visual tokens")
+    if attention_mask is None:
+        attention_mask = torch.ones_like(input_ids)
+
+    first_leaf = allocation.budgets.cumsum(0) - allocation.budgets  # (images,)
+    repeats = torch.ones(leaves, dtype=torch.long, device=input_ids.device)
+    repeats[first_leaf] += (
+        allocation.cells_per_image - allocation.budgets
+    )  # the first placeholder stands in for the rest
+    copies = torch.ones_like(input_ids).masked_scatter(is_image, repeats)  # (batch, length)
+    place = copies.cumsum(1) - copies  # (batch, length): of each token in its padded row
+    padded_length = int(copies.sum(1).max())
+
+    # The padded rows: token j is repeated `copies[j]` times; rows of fewer tokens are filled up with masked ones.
+    source = torch.zeros(len(input_ids), padded_length, dtype=torch.long, device=input_ids.device)
+    source = source.scatter(1, place, 1).cumsum(1) - 1  # (batch, padded_length)
+    beyond = torch.arange(padded_length, device=input_ids.device) >= copies.sum(1, keepdim=True)
+    patches = allocation.grids * spatial_merge_size
+    padded_positions, deltas = get_rope_index(
+        input_ids.gather(1, source),
+        mm_token_type_ids=mm_token_type_ids.gather(1, source),
+        image_grid_thw=torch.cat([torch.ones_like(patches[:, :1]), patches], 1),
+        attention_mask=attention_mask.gather(1, source).masked_fill(beyond, 0),
+        **rope_inputs,
+    )
+    positions = padded_positions.gather(2, place.expand(3, -1, -1)).float()  # (3, batch, length)
+
+    # The first placeholder of an image has the position of its first cell, the image's start.
+    start = positions[:, is_image][:, first_leaf]  # (3, images)
+    image = torch.repeat_interleave(torch.arange(len(allocation), device=start.device), allocation.budgets)
+    offset = torch.cat([torch.zeros(1, leaves, device=start.device), allocation.centers.T])  # (3, leaves)
+    positions[:, is_image] = start[:, image] + offset
+
+    return positions, deltas + (copies - 1).sum(1, keepdim=True)
