@@ -13,6 +13,7 @@ from .modeling_arrcoc_qwen3_vl import ArrCocQwen3VLForConditionalGeneration, Arr
 from .outputs import Allocation
 from .processing import ArrCocProcessor
 
+
 __version__ = "0.1.0"
 
 for _config, _model, _generator in (

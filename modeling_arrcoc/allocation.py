@@ -7,6 +7,7 @@ same leaves whatever else is in the batch.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from transformers import PreTrainedConfig
 
 from .outputs import Allocation
 from .quadtree import PackedGrid, QuadTree, build_quadtree, gather_children, packed_grid, split_gains
+
 
 POLICIES = ("lod", "tiers", "uniform", "random", "topk")
 
@@ -281,18 +283,33 @@ def leaves_from_heads(cells: PackedGrid, heads: Tensor) -> tuple[Tensor, Tensor]
     return torch.cat([top_left, bottom_right], 1), cell_to_leaf
 
 
+def uniform_allocation(grids: Tensor, budgets: Tensor) -> Allocation:
+    """Equal leaves everywhere, as by the policy `uniform`; arguments as in `allocate`."""
+    cells = packed_grid(*grids.unbind(1))
+    boxes, cell_to_leaf = leaves_from_heads(cells, uniform_heads(cells, budgets))
+    ones = torch.ones(len(cell_to_leaf), device=grids.device)
+    return Allocation(grids, budgets, cell_to_leaf, boxes, ones, torch.ones(len(grids), device=grids.device))
+
+
 @torch.no_grad()
 def allocate(
-    features: Tensor, relevance: Tensor, grids: Tensor, budgets: Tensor, config: PreTrainedConfig
+    features: Tensor,
+    relevance: Tensor,
+    grids: Tensor,
+    budgets: Tensor,
+    config: PreTrainedConfig,
+    gains: Callable[[QuadTree, Tensor, Tensor], list[Tensor]] = split_gains,
 ) -> Allocation:
     """Divide the cells of each image into exactly its budget of leaves.
 
     Args:
-        features (`Tensor` of shape `(cells, dim)`): cell features that the distortion is measured on (policy `lod`).
+        features (`Tensor` of shape `(cells, ...)`): what the distortion is measured on (policy `lod`).
         relevance (`Tensor` of shape `(cells,)`): relevance of each cell, positive and finite.
         grids (`Tensor` of shape `(images, 2)`): rows and columns of each image, in cells.
         budgets (`Tensor` of shape `(images,)`): leaves of each image.
-        config ([`ArrCocConfig`]): `policy`, `max_level`, `tiers`, `region_size`, `seed`.
+        config ([`ArrCocConfig`]): `policy`, `max_level`, `tiers`, `region_size`, `position_scale`, `seed`.
+        gains (`Callable`, *optional*): measures the distortion of features; `split_gains` where leaves are the means
+            of their cells' features.
 
     Returns:
         [`Allocation`] without maps. For `uniform` and `random` its relevance is 1 everywhere.
@@ -322,10 +339,10 @@ def allocate(
         tree = build_quadtree(grids)
         cells = tree.cells
         if config.policy == "lod":
-            gains = split_gains(tree, features.float(), relevance)
+            node_gains = gains(tree, features.float(), relevance)
         else:
-            gains = random_gains(tree, config.seed)
-        heads = lod_heads(tree, gains, budgets, config.max_level)
+            node_gains = random_gains(tree, config.seed)
+        heads = lod_heads(tree, node_gains, budgets, config.max_level)
     else:
         cells = packed_grid(*grids.unbind(1))
         if config.policy == "tiers":
@@ -337,4 +354,7 @@ def allocate(
         else:
             raise ValueError(f"found policy {config.policy!r}; expected one of {POLICIES}")
     boxes, cell_to_leaf = leaves_from_heads(cells, heads)
-    return Allocation(grids, budgets, cell_to_leaf, boxes, relevance)
+    scale = torch.ones(len(grids), device=grids.device)
+    if config.position_scale == "matched":
+        scale = (counts / budgets).sqrt()  # mean side of a leaf in cells
+    return Allocation(grids, budgets, cell_to_leaf, boxes, relevance, scale)

@@ -9,7 +9,10 @@ from transformers.models.qwen3_vl.configuration_qwen3_vl import Qwen3VLConfig
 
 from .allocation import POLICIES
 
-STAGES = ("features",)
+
+STAGES = ("features", "pixels")
+POSITION_SCALES = ("native", "matched")
+CELL_ENCODERS = ("glance", "none")
 QUERY_SCORERS = ("attention", "cosine", "none")
 
 # What every configuration may carry besides its own fields when it is read back from a file.
@@ -36,7 +39,8 @@ class ArrCocConfig(PreTrainedConfig):
 
     Args:
         stage (`str`, *optional*, defaults to `"features"`):
-            Where images are compressed. `"features"`: after the vision tower, which encodes all cells.
+            Where images are compressed. `"features"`: after the vision tower, which encodes all cells and so saves
+            nothing. `"pixels"`: before it, which runs on the leaves alone.
         policy (`str`, *optional*, defaults to `"lod"`):
             How leaves are chosen. `"lod"`: the quadtree that keeps the most relevance-weighted detail. `"tiers"`:
             regions that each get one of `tiers` tokens. For comparison: `"uniform"` (equal leaves), `"random"` (a
@@ -47,6 +51,14 @@ class ArrCocConfig(PreTrainedConfig):
             Token counts of a region under `"tiers"`, ascending.
         region_size (`int`, *optional*, defaults to 32):
             Side of a region in cells under `"tiers"`.
+        position_scale (`str`, *optional*, defaults to `"native"`):
+            Positions of the leaves. `"native"`: those of the full picture. `"matched"`: divided by the mean side of a
+            leaf, as if the picture had been resized; equal leaves are then exactly a plain resize.
+        cell_encoder (`str`, *optional*, defaults to `"glance"`):
+            What the question is compared with in stage `"pixels"`, where no cell has been encoded yet. `"glance"`: the
+            tower's features of the picture at `glance_level`. `"none"`: nothing, so that the question has no say.
+        glance_level (`int`, *optional*, defaults to 2):
+            Level of the glance; its cost is that of `4**-glance_level` of the native tokens.
         query_scorer (`str`, *optional*, defaults to `"attention"`):
             How the question is compared with the cells. `"attention"`: queries and keys of the language model's first
             layer. `"cosine"`: token embeddings and cell features. `"none"`: not at all.
@@ -71,6 +83,9 @@ class ArrCocConfig(PreTrainedConfig):
     max_level: int = 3
     tiers: list[int] | tuple[int, ...] = (64, 100, 160, 256, 400)
     region_size: int = 32
+    position_scale: str = "native"
+    cell_encoder: str = "glance"
+    glance_level: int = 2
     query_scorer: str = "attention"
     information_weight: float | int = 1.0
     salience_weight: float | int = 0.0
@@ -85,8 +100,11 @@ class ArrCocConfig(PreTrainedConfig):
             raise ValueError(f"unknown ARR-COC options {unknown}; there are {options}")
         _choose("stage", self.stage, STAGES)
         _choose("policy", self.policy, POLICIES)
+        _choose("position_scale", self.position_scale, POSITION_SCALES)
+        _choose("cell_encoder", self.cell_encoder, CELL_ENCODERS)
         _choose("query_scorer", self.query_scorer, QUERY_SCORERS)
         _at_least("max_level", self.max_level, 0)
+        _at_least("glance_level", self.glance_level, 0)
         _at_least("region_size", self.region_size, 1)
         for name in ("information_weight", "salience_weight", "query_weight"):
             _at_least(name, getattr(self, name), 0)

@@ -1,35 +1,32 @@
-"""What ARR-COC adds to a host, written once for all hosts: two mixins that stand before the stock classes."""
+"""What ARR-COC adds to a host's base model, written once for all hosts: a mixin that stands before the stock class."""
 
 from dataclasses import replace
-from itertools import compress
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import Cache, GenerationConfig, PreTrainedModel
-from transformers.generation import GenerationMixin
-from transformers.generation.logits_process import LogitsProcessorList, SuppressTokensLogitsProcessor
+from transformers import Cache, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import can_return_tuple
 
-from .allocation import allocate
-from .outputs import Allocation, ArrCocCausalLMOutputWithPast, ArrCocImageFeatures, ArrCocModelOutputWithPast
+from .allocation import allocate, uniform_allocation
+from .multiresolution import (
+    cells_to_patches,
+    draw_leaves,
+    drawing_gains,
+    patch_positions,
+    patches_to_cells,
+    sequence_ends,
+)
+from .outputs import Allocation, ArrCocImageFeatures, ArrCocModelOutputWithPast
 from .pooling import pool_leaves
 from .positions import leaf_position_ids
 from .relevance import attention_scores, balance_maps, cosine_scores, normalize_per_image, salience_map
 
-# The mixins have no base of their own; to a type checker they are models.
-_Host: Any = PreTrainedModel if TYPE_CHECKING else object
 
-# Inputs that say how images are encoded; `generate` uses them up before the language model runs.
-IMAGE_INPUTS = (
-    "pixel_values",
-    "image_grid_thw",
-    "image_token_budgets",
-    "image_query_ids",
-    "image_query_mask",
-    "image_information",
-)
+# The mixins have no base of their own; to a type checker they are models.
+Host: Any = PreTrainedModel if TYPE_CHECKING else object
 
 
 def image_allocation(mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None) -> Allocation | None:
@@ -37,7 +34,27 @@ def image_allocation(mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] |
     return getattr((mm_encoder_outputs or {}).get("image"), "allocation", None)
 
 
-class ArrCocModelMixin(_Host):
+def pool_image_features(encoded: BaseModelOutputWithPooling, allocation: Allocation) -> ArrCocImageFeatures:
+    """Draw each leaf as one token, in the tower's output and in its DeepStack features alike."""
+    counts = allocation.budgets.tolist()
+
+    def pool(features: list[Tensor]) -> list[Tensor]:
+        cells = torch.cat(tuple(features))  # (cells, dim)
+        leaves = pool_leaves(cells, allocation.relevance, allocation.cell_to_leaf, sum(counts))  # (leaves, dim)
+        return list(leaves.split(counts))
+
+    deepstack = getattr(encoded, "deepstack_features", None)
+    return ArrCocImageFeatures(
+        last_hidden_state=encoded.last_hidden_state,
+        pooler_output=pool(encoded.pooler_output),
+        hidden_states=encoded.hidden_states,
+        attentions=encoded.attentions,
+        deepstack_features=None if deepstack is None else [pool(layer) for layer in deepstack],
+        allocation=allocation,
+    )
+
+
+class ArrCocModelMixin(Host):
     """Base model: encodes images into exactly the budgeted number of visual tokens.
 
     Stands before a stock `...Model`. Without `image_token_budgets` it is the stock model.
@@ -72,65 +89,123 @@ class ArrCocModelMixin(_Host):
         Raises:
             ValueError: if the numbers of images, budgets, questions or cells disagree.
         """
-        encoded = super().get_image_features(pixel_values, image_grid_thw, return_dict=True, **kwargs)
         if image_token_budgets is None:
-            return encoded
+            return super().get_image_features(pixel_values, image_grid_thw, return_dict=True, **kwargs)
         if image_grid_thw is None:
             raise ValueError("`image_token_budgets` need `image_grid_thw`; the processor returns them")
-        cells = torch.cat(tuple(encoded.pooler_output))  # (cells, dim)
-        grids = image_grid_thw[:, 1:].to(cells.device) // self.config.vision_config.spatial_merge_size
+        grids = image_grid_thw[:, 1:] // self.config.vision_config.spatial_merge_size
         budgets = image_token_budgets.to(grids)
-        allocation = self._allocate(cells, grids, budgets, image_query_ids, image_query_mask, image_information)
-        counts = budgets.tolist()
+        scoring = {"query_ids": image_query_ids, "query_mask": image_query_mask, "information": image_information}
+        if self.config.arrcoc_config.stage == "features":
+            encoded = super().get_image_features(pixel_values, image_grid_thw, return_dict=True, **kwargs)
+            return self._compress_features(encoded, grids, budgets, scoring)
+        if torch.equal(budgets, grids.prod(1)):  # the stock path, bit for bit
+            encoded = super().get_image_features(pixel_values, image_grid_thw, return_dict=True, **kwargs)
+            return ArrCocImageFeatures(**encoded, allocation=uniform_allocation(grids, budgets))
+        return self._encode_compressed(pixel_values, grids, budgets, scoring, **kwargs)
 
-        def pool(features: list[Tensor]) -> list[Tensor]:
-            cells = torch.cat(tuple(features))  # (cells, dim)
-            leaves = pool_leaves(cells, allocation.relevance, allocation.cell_to_leaf, sum(counts))  # (leaves, dim)
-            return list(leaves.split(counts))
+    def _compress_features(
+        self, encoded: BaseModelOutputWithPooling, grids: Tensor, budgets: Tensor, scoring: dict[str, Tensor | None]
+    ) -> ArrCocImageFeatures:
+        """Stage `features`: pool what the tower made of all cells."""
+        cells = torch.cat(tuple(encoded.pooler_output))  # (cells, dim)
+        grids, budgets = grids.to(cells.device), budgets.to(cells.device)
+        whole = uniform_allocation(grids, grids.prod(1))
+        relevance, maps = self._relevance(grids, cells, cells, whole, **scoring)
+        allocation = allocate(cells, relevance, grids, budgets, self.config.arrcoc_config)
+        return pool_image_features(encoded, replace(allocation, maps=maps))
 
-        deepstack = getattr(encoded, "deepstack_features", None)
-        return ArrCocImageFeatures(
-            last_hidden_state=encoded.last_hidden_state,
-            pooler_output=pool(encoded.pooler_output),
-            hidden_states=encoded.hidden_states,
-            attentions=encoded.attentions,
-            deepstack_features=None if deepstack is None else [pool(layer) for layer in deepstack],
-            allocation=allocation,
+    def _encode_compressed(
+        self, pixel_values: Tensor, grids: Tensor, budgets: Tensor, scoring: dict[str, Tensor | None], **kwargs: Any
+    ) -> ArrCocImageFeatures:
+        """Stage `pixels`: run the tower on the leaves alone."""
+        block, vision = self.config.arrcoc_config, self.config.vision_config
+        channels = vision.in_channels * vision.temporal_patch_size
+        cells = patches_to_cells(pixel_values, channels, vision.patch_size, vision.spatial_merge_size)
+        glance, glance_features = None, None
+        if block.cell_encoder == "glance":
+            sides = -(-grids // 2**block.glance_level)
+            scale = (grids.prod(1) / sides.prod(1)).sqrt()  # positions as if the picture had been resized
+            glance = replace(uniform_allocation(grids, sides.prod(1)), position_scale=scale)
+            with torch.no_grad():
+                glance_features = torch.cat(tuple(self._encode_leaves(cells, glance, **kwargs).pooler_output))
+        thumbnails = F.avg_pool2d(cells.float(), cells.shape[-1] // 4).flatten(1)  # (cells, 16 * channels)
+        relevance, maps = self._relevance(grids, thumbnails, glance_features, glance, **scoring)
+        allocation = replace(allocate(cells, relevance, grids, budgets, block, gains=drawing_gains), maps=maps)
+        return ArrCocImageFeatures(**self._encode_leaves(cells, allocation, **kwargs), allocation=allocation)
+
+    def _encode_leaves(self, cells: Tensor, allocation: Allocation, **kwargs: Any) -> BaseModelOutputWithPooling:
+        """Run the stock tower on leaves.
+
+        Args:
+            cells (`Tensor` of shape `(cells, channels, side, side)`): pictures of the cells.
+            allocation ([`Allocation`]): their leaves.
+
+        Returns:
+            The stock output, with one token a leaf.
+        """
+        merge_size = self.config.vision_config.spatial_merge_size
+        side = torch.full_like(allocation.budgets, merge_size)
+        return super().get_image_features(
+            cells_to_patches(draw_leaves(cells, allocation), merge_size),
+            torch.stack([torch.ones_like(side), side, side * allocation.budgets], 1),
+            image_position_ids=patch_positions(allocation, merge_size),
+            image_cu_seqlens=sequence_ends(allocation, merge_size),
+            return_dict=True,
+            **self._tower_inputs(allocation),
+            **kwargs,
         )
 
+    def _tower_inputs(self, allocation: Allocation) -> dict[str, Tensor]:
+        """What the host's tower must be told about leaves besides positions and sequence ends; by argument name."""
+        return {}
+
     @torch.no_grad()
-    def _allocate(
+    def _relevance(
         self,
-        cells: Tensor,
         grids: Tensor,
-        budgets: Tensor,
+        salient: Tensor,
+        asked: Tensor | None,
+        asked_leaves: Allocation | None,
         query_ids: Tensor | None,
         query_mask: Tensor | None,
         information: Tensor | None,
-    ) -> Allocation:
-        """Score the cells, of shape `(cells, dim)`, balance the maps and allocate; see `get_image_features`."""
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Score the cells and balance the maps.
+
+        Args:
+            grids (`Tensor` of shape `(images, 2)`): rows and columns of each image, in cells.
+            salient (`Tensor` of shape `(cells, dim)`): features that salience is measured on.
+            asked (`Tensor` of shape `(leaves, dim)`, *optional*): features in the language model's space that the
+                question is compared with.
+            asked_leaves ([`Allocation`], *optional*): their leaves.
+            query_ids, query_mask, information: as in `get_image_features`.
+
+        Returns:
+            `tuple[Tensor, dict[str, Tensor]]`: relevance and the maps it was balanced from, each of shape `(cells,)`.
+        """
         block = self.config.arrcoc_config
         weights = {
             "information": block.information_weight,
             "salience": block.salience_weight,
             "query": block.query_weight if block.query_scorer != "none" else 0.0,
         }
-        image = torch.repeat_interleave(torch.arange(len(grids), device=cells.device), grids.prod(1))  # (cells,)
+        device = salient.device
         maps = {}
         if information is not None and weights["information"] > 0:
-            if len(information) != len(cells):
-                raise ValueError(f"found `image_information` of {len(information)} cells for images of {len(cells)}")
-            maps["information"] = information.to(cells.device, torch.float32)
+            if len(information) != len(salient):
+                raise ValueError(f"found `image_information` of {len(information)} cells for images of {len(salient)}")
+            maps["information"] = information.to(device, torch.float32)
         if weights["salience"] > 0:
-            maps["salience"] = salience_map(cells, grids)
-        if query_ids is not None and weights["query"] > 0:
+            maps["salience"] = salience_map(salient, grids)
+        if query_ids is not None and asked is not None and asked_leaves is not None and weights["query"] > 0:
             if len(query_ids) != len(grids):
                 raise ValueError(f"found {len(query_ids)} rows of `image_query_ids` for {len(grids)} images")
             query_mask = torch.ones_like(query_ids) if query_mask is None else query_mask
-            scores = self._query_scores(cells, query_ids, query_mask, image).to(cells.device)
-            maps["query"] = normalize_per_image(scores, image, len(grids))
-        relevance = balance_maps(maps, weights, block.relevance_floor, grids)
-        return replace(allocate(cells, relevance, grids, budgets, block), maps=maps)
+            image = torch.repeat_interleave(torch.arange(len(grids), device=device), asked_leaves.budgets)  # (leaves,)
+            scores = self._query_scores(asked, query_ids, query_mask, image).to(device)
+            maps["query"] = normalize_per_image(scores, image, len(grids))[asked_leaves.cell_to_leaf]  # (cells,)
+        return balance_maps(maps, weights, block.relevance_floor, grids), maps
 
     def _query_scores(self, cells: Tensor, query_ids: Tensor, query_mask: Tensor, image: Tensor) -> Tensor:
         """How much each cell is asked for, of shape `(cells,)`, by the configured parameter-free scorer."""
@@ -252,169 +327,3 @@ class ArrCocModelMixin(_Host):
             **kwargs,
         )
         return ArrCocModelOutputWithPast(**outputs, allocation=allocation)
-
-
-class ArrCocForConditionalGenerationMixin(_Host):
-    """Model with a language-modelling head: reports the allocation, and encodes images once before it generates."""
-
-    @can_return_tuple
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        past_key_values: Cache | None = None,
-        inputs_embeds: Tensor | None = None,
-        labels: Tensor | None = None,
-        pixel_values: Tensor | None = None,
-        pixel_values_videos: Tensor | None = None,
-        image_grid_thw: Tensor | None = None,
-        video_grid_thw: Tensor | None = None,
-        mm_token_type_ids: Tensor | None = None,
-        logits_to_keep: int | Tensor = 0,
-        mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
-        second_per_grid_ts: Tensor | None = None,
-        image_token_budgets: Tensor | None = None,
-        image_query_ids: Tensor | None = None,
-        image_query_mask: Tensor | None = None,
-        image_information: Tensor | None = None,
-        **kwargs: Any,
-    ) -> ArrCocCausalLMOutputWithPast:
-        """As the stock model, plus `allocation`; images with `image_token_budgets` are compressed.
-
-        Args:
-            image_token_budgets, image_query_ids, image_query_mask, image_information:
-                See [`ArrCocModelMixin.get_image_features`]; the processor returns them. All others as in the stock
-                model.
-        """
-        mm_encoder_outputs = {} if mm_encoder_outputs is None else mm_encoder_outputs
-        if second_per_grid_ts is not None:  # Qwen2.5-VL only
-            kwargs["second_per_grid_ts"] = second_per_grid_ts
-        outputs = super().forward(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            inputs_embeds=inputs_embeds,
-            labels=labels,
-            pixel_values=pixel_values,
-            pixel_values_videos=pixel_values_videos,
-            image_grid_thw=image_grid_thw,
-            video_grid_thw=video_grid_thw,
-            mm_token_type_ids=mm_token_type_ids,
-            logits_to_keep=logits_to_keep,
-            mm_encoder_outputs=mm_encoder_outputs,
-            image_token_budgets=image_token_budgets,
-            image_query_ids=image_query_ids,
-            image_query_mask=image_query_mask,
-            image_information=image_information,
-            return_dict=True,
-            **kwargs,
-        )
-        return ArrCocCausalLMOutputWithPast(**outputs, allocation=image_allocation(mm_encoder_outputs))
-
-    def encode_images(
-        self,
-        pixel_values: Tensor,
-        image_grid_thw: Tensor,
-        image_token_budgets: Tensor | None = None,
-        image_query_ids: Tensor | None = None,
-        image_query_mask: Tensor | None = None,
-        image_information: Tensor | None = None,
-        **other_inputs: Any,
-    ) -> BaseModelOutputWithPooling:
-        """Encode images once, for one or several calls of `generate` that are to see the same tokens.
-
-        Args:
-            As [`ArrCocModelMixin.get_image_features`]. The processor's other outputs may be passed too; they are not
-            used.
-
-        Returns:
-            The encoded images, to be passed to `generate` as `encoded_images`; `.allocation` says where the tokens
-            went.
-        """
-        return self.model.get_image_features(
-            pixel_values,
-            image_grid_thw,
-            image_token_budgets=image_token_budgets,
-            image_query_ids=image_query_ids,
-            image_query_mask=image_query_mask,
-            image_information=image_information,
-            return_dict=True,
-        )
-
-    @torch.no_grad()
-    def generate(
-        self,
-        inputs: Tensor | None = None,
-        generation_config: GenerationConfig | None = None,
-        logits_processor: LogitsProcessorList | None = None,
-        *,
-        encoded_images: BaseModelOutputWithPooling | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        """As in transformers, with compressed images; image and video placeholders are never generated.
-
-        Args:
-            inputs (`Tensor` of shape `(batch, length)`, *optional*): the prompt, unless given as `input_ids`.
-            generation_config, logits_processor (*optional*): as in transformers.
-            encoded_images (*optional*): what `encode_images` returned for this prompt's images, which are then not
-                encoded again.
-            **kwargs: as for [`~transformers.GenerationMixin.generate`]. To continue a chat from a cache, pass the whole
-                conversation with all of its images.
-
-        Raises:
-            ValueError: if placeholders and visual tokens disagree in number, or images come without a prompt.
-        """
-        placeholders = [self.config.image_token_id, self.config.video_token_id]
-        logits_processor = LogitsProcessorList(logits_processor or [])
-        logits_processor.append(SuppressTokensLogitsProcessor(placeholders, device=self.device))
-
-        has_budgets = kwargs.get("pixel_values") is not None and kwargs.get("image_token_budgets") is not None
-        if has_budgets or encoded_images is not None:
-            image_inputs = {name: kwargs.pop(name, None) for name in IMAGE_INPUTS}
-            prompt = kwargs.get("input_ids") if inputs is None else inputs
-            if prompt is None:
-                raise ValueError("images need the prompt's `input_ids`, with one placeholder a visual token")
-            cache = kwargs.get("past_key_values")
-            cached = 0 if cache is None else cache.get_seq_length()
-            if (prompt[:, cached:] == self.config.image_token_id).any():
-                encoded_images = self.encode_images(**image_inputs) if encoded_images is None else encoded_images
-                kwargs["mm_encoder_outputs"] = {"image": self._uncached_images(encoded_images, prompt, cached)}
-                kwargs["image_grid_thw"] = image_inputs["image_grid_thw"]
-        return super().generate(inputs, generation_config, logits_processor, **kwargs)
-
-    def _uncached_images(
-        self, encoded_images: BaseModelOutputWithPooling, prompt: Tensor, cached: int
-    ) -> BaseModelOutputWithPooling:
-        """A copy, which generation may change, with those images that lie beyond the first `cached` columns."""
-        tokens = torch.tensor([len(image) for image in encoded_images.pooler_output], device=prompt.device)
-        columns = (prompt == self.config.image_token_id).nonzero()[:, 1]  # (tokens of all images,)
-        if len(columns) != int(tokens.sum()):
-            raise ValueError(
-                f"found {len(columns)} image placeholders in the prompt for {int(tokens.sum())} visual tokens"
-            )
-        uncached = (columns[tokens.cumsum(0) - tokens] >= cached).tolist()
-        uncached_images = replace(encoded_images, pooler_output=list(compress(encoded_images.pooler_output, uncached)))
-        if getattr(encoded_images, "deepstack_features", None) is not None:
-            uncached_images.deepstack_features = [
-                list(compress(layer, uncached)) for layer in encoded_images.deepstack_features
-            ]
-        return uncached_images
-
-    def _prepare_position_ids_for_generation(self, inputs_tensor: Tensor, model_kwargs: dict) -> Tensor:
-        # Called by `generate` after the attention mask is known; the stock hosts override the same method.
-        allocation = image_allocation(model_kwargs.get("mm_encoder_outputs"))
-        if allocation is None:
-            return super()._prepare_position_ids_for_generation(inputs_tensor, model_kwargs)
-        text_positions = GenerationMixin._prepare_position_ids_for_generation(self, inputs_tensor, model_kwargs)
-        timing = model_kwargs.get("second_per_grid_ts")
-        positions, self.model.rope_deltas = self.model.leaf_position_ids(
-            allocation,
-            model_kwargs.get("input_ids", inputs_tensor),
-            model_kwargs.get("mm_token_type_ids"),
-            model_kwargs.get("attention_mask"),
-            video_grid_thw=model_kwargs.get("video_grid_thw"),
-            **({} if timing is None else {"second_per_grid_ts": timing}),
-        )
-        return torch.cat([text_positions[None].to(positions), positions])  # (4, batch, length)

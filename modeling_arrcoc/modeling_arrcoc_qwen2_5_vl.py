@@ -1,10 +1,13 @@
 """Qwen2.5-VL with ARR-COC."""
 
-from torch import nn
+from torch import Tensor, nn
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLModel
 
 from .configuration_arrcoc import ArrCocQwen2_5_VLConfig
-from .modeling_arrcoc import ArrCocForConditionalGenerationMixin, ArrCocModelMixin
+from .generation_arrcoc import ArrCocForConditionalGenerationMixin
+from .modeling_arrcoc import ArrCocModelMixin
+from .multiresolution import window_order
+from .outputs import Allocation
 
 
 class ArrCocQwen2_5_VLModel(ArrCocModelMixin, Qwen2_5_VLModel):
@@ -12,6 +15,12 @@ class ArrCocQwen2_5_VLModel(ArrCocModelMixin, Qwen2_5_VLModel):
 
     config: ArrCocQwen2_5_VLConfig
     _can_compile_fullgraph = False  # the number of visual tokens depends on data
+
+    def _tower_inputs(self, allocation: Allocation) -> dict[str, Tensor]:
+        vision = self.config.vision_config
+        window = vision.window_size // vision.patch_size // vision.spatial_merge_size
+        order, ends = window_order(allocation, window, vision.spatial_merge_size)
+        return {"image_window_index": order, "image_cu_window_seqlens": ends}
 
 
 class ArrCocQwen2_5_VLForConditionalGeneration(

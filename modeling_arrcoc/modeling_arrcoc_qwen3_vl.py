@@ -1,10 +1,14 @@
 """Qwen3-VL with ARR-COC."""
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLForConditionalGeneration, Qwen3VLModel
 
 from .configuration_arrcoc import ArrCocQwen3VLConfig
-from .modeling_arrcoc import ArrCocForConditionalGenerationMixin, ArrCocModelMixin
+from .generation_arrcoc import ArrCocForConditionalGenerationMixin
+from .modeling_arrcoc import ArrCocModelMixin
+from .multiresolution import bilinear_taps, patch_positions
+from .outputs import Allocation
 
 
 class ArrCocQwen3VLModel(ArrCocModelMixin, Qwen3VLModel):
@@ -12,6 +16,15 @@ class ArrCocQwen3VLModel(ArrCocModelMixin, Qwen3VLModel):
 
     config: ArrCocQwen3VLConfig
     _can_compile_fullgraph = False  # the number of visual tokens depends on data
+
+    def _tower_inputs(self, allocation: Allocation) -> dict[str, Tensor]:
+        vision = self.config.vision_config
+        merge_size = vision.spatial_merge_size
+        positions = patch_positions(allocation, merge_size)  # (patches, 2)
+        sizes = allocation.grids * merge_size / allocation.position_scale[:, None]  # (images, 2)
+        sizes = torch.repeat_interleave(sizes, allocation.budgets * merge_size**2, dim=0)
+        indices, weights = bilinear_taps(positions, sizes, self.visual.num_grid_per_side)
+        return {"image_interp_indices": indices, "image_interp_weights": weights}
 
 
 class ArrCocQwen3VLForConditionalGeneration(ArrCocForConditionalGenerationMixin, Qwen3VLForConditionalGeneration):

@@ -22,6 +22,8 @@ class Allocation:
         boxes (`Tensor` of shape `(leaves, 4)`): top, left, bottom, right of each leaf in cells of its image, the last
             two exclusive.
         relevance (`Tensor` of shape `(cells,)`): the relevance that decided, in (0, 1].
+        position_scale (`Tensor` of shape `(images,)`): what positions in each image are divided by; 1 leaves them
+            native.
         maps (`dict[str, Tensor]`): the maps that relevance was balanced from, each of shape `(cells,)` in [0, 1].
     """
 
@@ -30,6 +32,7 @@ class Allocation:
     cell_to_leaf: Tensor
     boxes: Tensor
     relevance: Tensor
+    position_scale: Tensor
     maps: dict[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -51,6 +54,11 @@ class Allocation:
         return (self.boxes[:, :2] + self.boxes[:, 2:] - 1).float() / 2
 
     @property
+    def leaf_scale(self) -> Tensor:
+        """Position scale of each leaf's image, of shape `(leaves,)`."""
+        return torch.repeat_interleave(self.position_scale, self.budgets)
+
+    @property
     def cells_per_image(self) -> Tensor:
         """Native number of tokens of each image, of shape `(images,)`."""
         return self.grids.prod(1)
@@ -63,6 +71,7 @@ class Allocation:
             cell_to_leaf=self.cell_to_leaf.to(device),
             boxes=self.boxes.to(device),
             relevance=self.relevance.to(device),
+            position_scale=self.position_scale.to(device),
             maps={name: values.to(device) for name, values in self.maps.items()},
         )
 
@@ -84,6 +93,7 @@ class Allocation:
             cell_to_leaf=torch.where(cell_to_leaf < 0, cell_to_leaf, cell_to_leaf - leaf_start),
             boxes=self.boxes[leaf_start : leaf_start + leaf_count],
             relevance=self.relevance[cells],
+            position_scale=self.position_scale[index : index + 1],
             maps={name: values[cells] for name, values in self.maps.items()},
         )
 

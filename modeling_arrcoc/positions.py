@@ -20,10 +20,10 @@ def leaf_position_ids(
 ) -> tuple[Tensor, Tensor]:
     """Positions of a prompt whose images were compressed.
 
-    An image starts and the text after it goes on where they would at native budget; a leaf lies at its centre, in
-    units of native cells, which may be fractional. To that end each image's placeholders are padded to the native
-    count, the host's own `get_rope_index` numbers the padded prompt, and the positions of the real tokens are read
-    off.
+    An image starts where it would at native budget. A leaf lies at its centre, in native cells divided by the image's
+    position scale, which may be fractional; the text goes on where the host's would after a grid of that scale. To
+    that end each image's placeholders are padded to the number of the scaled grid's cells, the host's own
+    `get_rope_index` numbers the padded prompt, and the positions of the real tokens are read off.
 
     Args:
         get_rope_index (`Callable`): the host model's method.
@@ -52,9 +52,8 @@ def leaf_position_ids(
 
     first_leaf = allocation.budgets.cumsum(0) - allocation.budgets  # (images,)
     repeats = torch.ones(leaves, dtype=torch.long, device=input_ids.device)
-    repeats[first_leaf] += (
-        allocation.cells_per_image - allocation.budgets
-    )  # the first placeholder stands in for the rest
+    extents = (allocation.grids / allocation.position_scale[:, None]).ceil().long()  # (images, 2)
+    repeats[first_leaf] += extents.prod(1) - allocation.budgets  # the first placeholder stands in for the rest
     copies = torch.ones_like(input_ids).masked_scatter(is_image, repeats)  # (batch, length)
     place = copies.cumsum(1) - copies  # (batch, length): of each token in its padded row
     padded_length = int(copies.sum(1).max())
@@ -63,7 +62,7 @@ def leaf_position_ids(
     source = torch.zeros(len(input_ids), padded_length, dtype=torch.long, device=input_ids.device)
     source = source.scatter(1, place, 1).cumsum(1) - 1  # (batch, padded_length)
     beyond = torch.arange(padded_length, device=input_ids.device) >= copies.sum(1, keepdim=True)
-    patches = allocation.grids * spatial_merge_size
+    patches = extents * spatial_merge_size
     padded_positions, deltas = get_rope_index(
         input_ids.gather(1, source),
         mm_token_type_ids=mm_token_type_ids.gather(1, source),
@@ -76,7 +75,8 @@ def leaf_position_ids(
     # The first placeholder of an image has the position of its first cell, the image's start.
     start = positions[:, is_image][:, first_leaf]  # (3, images)
     image = torch.repeat_interleave(torch.arange(len(allocation), device=start.device), allocation.budgets)
-    offset = torch.cat([torch.zeros(1, leaves, device=start.device), allocation.centers.T])  # (3, leaves)
+    centers = (allocation.centers + 0.5) / allocation.leaf_scale[:, None] - 0.5  # (leaves, 2)
+    offset = torch.cat([torch.zeros(1, leaves, device=start.device), centers.T])  # (3, leaves)
     positions[:, is_image] = start[:, image] + offset
 
     return positions, deltas + (copies - 1).sum(1, keepdim=True)

@@ -1,0 +1,164 @@
+"""Run a vision tower on leaves: each leaf is drawn as one cell of pixels, whatever its size, and keeps its place.
+
+A leaf of `h x w` cells is shrunk by a box filter to the pixels of a single cell, so that the tower sees it as one
+merged token whose patches lie `h` and `w` native patches apart. Everything here is a pure function; the hosts hand the
+results to their stock towers as precomputed inputs.
+"""
+
+import torch
+from torch import Tensor
+
+from .outputs import Allocation
+from .quadtree import QuadTree, gather_children
+
+
+def patches_to_cells(patches: Tensor, channels: int, patch_size: int, merge_size: int) -> Tensor:
+    """Pictures of the cells from the flattened patches of the image processor.
+
+    Args:
+        patches (`Tensor` of shape `(cells * merge_size**2, channels * patch_size**2)`): the cells' patches.
+        channels (`int`): channels of a patch, times its frames.
+        patch_size, merge_size (`int`): side of a patch in pixels, and of a cell in patches.
+
+    Returns:
+        `Tensor` of shape `(cells, channels, side, side)` with `side = merge_size * patch_size` pixels.
+    """
+    tiles = patches.view(-1, merge_size, merge_size, channels, patch_size, patch_size)
+    side = merge_size * patch_size
+    return tiles.permute(0, 3, 1, 4, 2, 5).reshape(-1, channels, side, side)
+
+
+def cells_to_patches(cells: Tensor, merge_size: int) -> Tensor:
+    """Inverse of `patches_to_cells`: `(cells, channels, side, side)` to `(cells * merge_size**2, patch_dim)`."""
+    count, channels, side, _ = cells.shape
+    patch_size = side // merge_size
+    tiles = cells.view(count, channels, merge_size, patch_size, merge_size, patch_size)
+    return tiles.permute(0, 2, 4, 1, 3, 5).reshape(count * merge_size**2, channels * patch_size**2)
+
+
+def draw_leaves(cells: Tensor, allocation: Allocation) -> Tensor:
+    """Shrink each leaf to the pixels of one cell: a pixel of a leaf of `h x w` cells is the mean of `h x w` pixels.
+
+    Args:
+        cells (`Tensor` of shape `(cells, channels, side, side)`): pictures of the cells.
+        allocation ([`Allocation`]): their leaves.
+
+    Returns:
+        `Tensor` of shape `(leaves, channels, side, side)`.
+    """
+    _, channels, side, _ = cells.shape
+    image = torch.repeat_interleave(torch.arange(len(allocation), device=cells.device), allocation.budgets)
+    columns = allocation.grids[image, 1]  # (leaves,)
+    first_cell = (allocation.cells_per_image.cumsum(0) - allocation.cells_per_image)[image]
+    first_cell = first_cell + allocation.boxes[:, 0] * columns + allocation.boxes[:, 1]
+    drawn = cells.new_empty(len(image), channels, side, side)
+    for height, width in torch.unique(allocation.sizes, dim=0).tolist():  # few: all leaves of a size at once
+        leaves = (allocation.sizes == allocation.sizes.new_tensor([height, width])).all(1).nonzero()[:, 0]  # (n,)
+        down = torch.arange(height, device=cells.device)[:, None] * columns[leaves, None, None]  # (n, height, 1)
+        index = first_cell[leaves, None, None] + down + torch.arange(width, device=cells.device)  # (n, height, width)
+        picture = cells[index].permute(0, 3, 1, 4, 2, 5)  # (n, channels, height, side, width, side)
+        picture = picture.reshape(len(leaves), channels, side, height, side, width)
+        drawn[leaves] = picture.mean((3, 5))
+    return drawn
+
+
+def drawing_gains(tree: QuadTree, cells: Tensor, weights: Tensor) -> list[Tensor]:
+    """Weighted distortion that splitting each node removes when leaves are drawn as in `draw_leaves`.
+
+    A node loses the differences between the pixels of its children's drawings and its own, the means of 2 x 2 of them;
+    a child's mean squared difference counts with the sum of its cells' weights. At the border, where a node has fewer
+    than four children, a missing child is taken to look like its neighbour and has no weight.
+
+    Args:
+        tree ([`QuadTree`]): quadtrees of the grids.
+        cells (`Tensor` of shape `(cells, channels, side, side)`): pictures of the cells; `side` is even.
+        weights (`Tensor` of shape `(cells,)`): positive relevance of each cell.
+
+    Returns:
+        `list[Tensor]`: for levels 1, 2, ... the gains of shape `(nodes_l,)`.
+    """
+    _, channels, side, _ = cells.shape
+    drawings, mass = cells, weights
+    gains = []
+    for children in tree.children:
+        child_mass = gather_children(mass, children, 0.0)  # (nodes, 4)
+        top_left, top_right, bottom_left, bottom_right = children.unbind(1)
+        outside = len(drawings)
+        # Outside on the right, a child looks like its left neighbour; outside below, like the one above it.
+        right, below = top_right == outside, bottom_left == outside
+        top_right = torch.where(right, top_left, top_right)
+        bottom_right = torch.where(right, bottom_left, bottom_right)
+        bottom_left = torch.where(below, top_left, bottom_left)
+        bottom_right = torch.where(below, top_right, bottom_right)
+        quarters = drawings[torch.stack([top_left, top_right, bottom_left, bottom_right], 1)]
+        quarters = quarters.view(-1, 2, 2, channels, side // 2, 2, side // 2, 2)  # (nodes, 2, 2, channels, ...)
+        means = quarters.mean((5, 7), keepdim=True)
+        error = (quarters - means).square().flatten(3).mean(3)  # (nodes, 2, 2)
+        gains.append((child_mass * error.flatten(1)).sum(1))
+        drawings = means.reshape(-1, 2, 2, channels, side // 2, side // 2).permute(0, 3, 1, 4, 2, 5)
+        drawings = drawings.reshape(-1, channels, side, side)
+        mass = child_mass.sum(1)
+    return gains
+
+
+def patch_positions(allocation: Allocation, merge_size: int) -> Tensor:
+    """Rows and columns of the centres of the leaves' patches, in native patches divided by the position scale.
+
+    Returns:
+        `Tensor` of shape `(leaves * merge_size**2, 2)`, float32; at full detail the integers of the stock tower.
+    """
+    step = torch.arange(merge_size, device=allocation.boxes.device) + 0.5
+    steps = torch.stack(torch.meshgrid(step, step, indexing="ij"), -1).view(1, -1, 2)  # (1, merge_size**2, 2)
+    corners, sizes = allocation.boxes[:, None, :2], allocation.sizes[:, None]  # (leaves, 1, 2)
+    centers = corners * merge_size + steps * sizes  # (leaves, merge_size**2, 2)
+    return (centers / allocation.leaf_scale[:, None, None] - 0.5).flatten(0, 1)
+
+
+def bilinear_taps(positions: Tensor, sizes: Tensor, side: int) -> tuple[Tensor, Tensor]:
+    """Where and how strongly to read a square table that is stretched over each image, corner to corner.
+
+    Args:
+        positions (`Tensor` of shape `(patches, 2)`): rows and columns, may be fractional.
+        sizes (`Tensor` of shape `(patches, 2)`): rows and columns of the patch's image.
+        side (`int`): rows and columns of the table.
+
+    Returns:
+        `tuple[Tensor, Tensor]`: indices into the flattened table and weights that sum to one, both of shape
+        `(patches, 4)`.
+    """
+    place = (positions * (side - 1) / (sizes - 1).clamp(min=1)).clamp(0, side - 1)
+    low = place.floor()
+    high_weight = place - low  # (patches, 2)
+    low = low.long()
+    taps = torch.stack([low, (low + 1).clamp(max=side - 1)], -1)  # (patches, 2, 2): axis, low or high
+    weights = torch.stack([1 - high_weight, high_weight], -1)
+    indices = taps[:, 0, :, None] * side + taps[:, 1, None, :]
+    return indices.flatten(1), (weights[:, 0, :, None] * weights[:, 1, None, :]).flatten(1)
+
+
+def window_order(allocation: Allocation, window: int, merge_size: int) -> tuple[Tensor, Tensor]:
+    """Sort leaves into attention windows by the place of their centres.
+
+    Args:
+        allocation ([`Allocation`]): the leaves.
+        window (`int`): side of a window in cells, of the scaled grid.
+        merge_size (`int`): patches along a side of a leaf.
+
+    Returns:
+        `tuple[Tensor, Tensor]`: the leaves of shape `(leaves,)` in the order of their windows, and the ends of the
+        windows in patches, int32 of shape `(windows + 1,)`, starting with 0.
+    """
+    scale = allocation.leaf_scale[:, None]
+    place = (((allocation.centers + 0.5) / scale - 0.5) / window).floor().long()  # (leaves, 2)
+    image = torch.repeat_interleave(torch.arange(len(allocation), device=place.device), allocation.budgets)
+    keys = torch.cat([image[:, None], place], 1)  # (leaves, 3)
+    number = torch.unique(keys, dim=0, return_inverse=True)[1]  # windows in raster order, image by image
+    order = torch.argsort(number, stable=True)
+    ends = torch.bincount(number).cumsum(0, dtype=torch.int32) * merge_size**2
+    return order, torch.cat([ends.new_zeros(1), ends])
+
+
+def sequence_ends(allocation: Allocation, merge_size: int) -> Tensor:
+    """Ends of the images' patches in the packed sequence, int32 of shape `(images + 1,)`, starting with 0."""
+    ends = (allocation.budgets * merge_size**2).cumsum(0, dtype=torch.int32)
+    return torch.cat([ends.new_zeros(1), ends])
