@@ -1,0 +1,1 @@
+"""The `arrcoc` command line."""
