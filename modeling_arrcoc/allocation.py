@@ -40,6 +40,59 @@ def _running_cost(image: Tensor, cost: Tensor) -> Tensor:
     return total - start
 
 
+def node_worths(tree: QuadTree, gains: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """What splitting each node is worth, never less than what splitting one of its descendants is; differentiable.
+
+    Args:
+        tree ([`QuadTree`]): quadtrees of the grids.
+        gains (`list[Tensor]`): gain of splitting each node of levels 1, 2, ..., each of shape `(nodes_l,)`.
+
+    Returns:
+        `tuple[list[Tensor], list[Tensor]]`: for levels 1, 2, ... the worths, and the costs: the leaves that a split
+        adds; each of shape `(nodes_l,)`.
+    """
+    worths: list[Tensor] = []
+    costs: list[Tensor] = []
+    if not gains:  # every grid is a single cell
+        return worths, costs
+    worth = gains[0].new_zeros(len(tree.cells.image))
+    for level, children in enumerate(tree.children):
+        cost = (children < len(tree.levels[level].image)).sum(1) - 1  # (nodes,)
+        best_child = gather_children(worth, children, 0.0).amax(1)
+        worth = torch.maximum(torch.where(cost > 0, gains[level] / cost.clamp(min=1), 0.0), best_child)
+        worths.append(worth)
+        costs.append(cost)
+    return worths, costs
+
+
+def lod_splits(
+    tree: QuadTree, worths: list[Tensor], costs: list[Tensor], budgets: Tensor, max_level: int
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Which nodes are split: the most worthy ones that the budget pays for, those above `max_level` before all others.
+
+    Args:
+        tree, budgets, max_level: as of `lod_heads`.
+        worths, costs (`list[Tensor]`): as from `node_worths`.
+
+    Returns:
+        `tuple[list[Tensor], list[Tensor]]`: for levels 1, 2, ... whether a node is split, and the leaves that are left
+        for an image's first node that is not (0 to 2; 0 for all other nodes); each of shape `(nodes_l,)`.
+    """
+    # Coarse levels first, so that a parent precedes a child of equal worth.
+    nodes = tree.levels[1:]
+    image = torch.cat([level.image for level in reversed(nodes)])
+    forced = torch.cat([torch.full_like(nodes[i].image, i + 1 > max_level) for i in reversed(range(len(nodes)))])
+    order = _rank(image, forced, torch.cat(worths[::-1]))
+    cost = torch.cat(costs[::-1])[order]
+    spent = _running_cost(image[order], cost)
+    allowance = budgets[image[order]] - 1
+    left = (allowance - spent + cost) * (spent > allowance)  # at the first node refused: tokens left, 0 to 2
+    split = torch.empty_like(spent, dtype=torch.bool).scatter_(0, order, spent <= allowance)
+    left = torch.empty_like(spent).scatter_(0, order, left.clamp(min=0))
+    sizes = [len(level.image) for level in reversed(nodes)]
+    return list(split.split(sizes)[::-1]), list(left.split(sizes)[::-1])
+
+
 def lod_heads(tree: QuadTree, gains: list[Tensor], budgets: Tensor, max_level: int) -> Tensor:
     """Best K leaves of each quadtree by optimal pruning, as a top-k over nodes.
 
@@ -60,34 +113,11 @@ def lod_heads(tree: QuadTree, gains: list[Tensor], budgets: Tensor, max_level: i
         `Tensor` of shape `(cells,)`: head map.
     """
     cells = tree.cells
-    if len(tree.levels) == 1:  # every grid is a single cell
+    if not gains:  # every grid is a single cell
         return torch.arange(len(cells.image), device=cells.image.device)
-
-    worths, costs = [], []
-    worth = torch.zeros(len(cells.image), device=gains[0].device, dtype=gains[0].dtype)
-    for level, children in enumerate(tree.children):
-        cost = (children < len(tree.levels[level].image)).sum(1) - 1  # (nodes,)
-        best_child = gather_children(worth, children, 0.0).amax(1)
-        worth = torch.maximum(torch.where(cost > 0, gains[level] / cost.clamp(min=1), 0.0), best_child)
-        worths.append(worth)
-        costs.append(cost)
-
-    # Coarse levels first, so that a parent precedes a child of equal worth.
-    nodes = tree.levels[1:]
-    image = torch.cat([level.image for level in reversed(nodes)])
-    forced = torch.cat([torch.full_like(nodes[i].image, i + 1 > max_level) for i in reversed(range(len(nodes)))])
-    order = _rank(image, forced, torch.cat(worths[::-1]))
-    cost = torch.cat(costs[::-1])[order]
-    spent = _running_cost(image[order], cost)
-    allowance = budgets[image[order]] - 1
-    left = (allowance - spent + cost) * (spent > allowance)  # at the first node refused: tokens left, 0 to 2
-    split = torch.empty_like(spent, dtype=torch.bool).scatter_(0, order, spent <= allowance)
-    left = torch.empty_like(spent).scatter_(0, order, left.clamp(min=0))
-
-    sizes = [len(level.image) for level in reversed(nodes)]
-    splits, lefts = split.split(sizes)[::-1], left.split(sizes)[::-1]
+    splits, lefts = lod_splits(tree, *node_worths(tree, gains), budgets, max_level)
     heads = cells.index(tree.levels[-1].image, tree.levels[-1].y, tree.levels[-1].x)  # (images,)
-    for level in reversed(range(len(nodes))):
+    for level in reversed(range(len(splits))):
         node, parent, side = tree.levels[level], tree.parents[level], 2**level
         is_split, halves = splits[level][parent], lefts[level][parent]  # (nodes_level,)
         own_column = is_split | ((halves == 2) & (node.y % 2 == 0))
@@ -283,12 +313,19 @@ def leaves_from_heads(cells: PackedGrid, heads: Tensor) -> tuple[Tensor, Tensor]
     return torch.cat([top_left, bottom_right], 1), cell_to_leaf
 
 
-def uniform_allocation(grids: Tensor, budgets: Tensor) -> Allocation:
-    """Equal leaves everywhere, as by the policy `uniform`; arguments as in `allocate`."""
+def position_scale(grids: Tensor, budgets: Tensor, kind: str) -> Tensor:
+    """What positions are divided by, of shape `(images,)`: 1 if `"native"`, a leaf's mean side if `"matched"`."""
+    if kind == "matched":
+        return (grids.prod(1) / budgets).sqrt()
+    return torch.ones(len(grids), device=grids.device)
+
+
+def uniform_allocation(grids: Tensor, budgets: Tensor, position_scale_kind: str = "native") -> Allocation:
+    """Equal leaves everywhere, as by the policy `uniform`; arguments as in `allocate` and `position_scale`."""
     cells = packed_grid(*grids.unbind(1))
     boxes, cell_to_leaf = leaves_from_heads(cells, uniform_heads(cells, budgets))
     ones = torch.ones(len(cell_to_leaf), device=grids.device)
-    return Allocation(grids, budgets, cell_to_leaf, boxes, ones, torch.ones(len(grids), device=grids.device))
+    return Allocation(grids, budgets, cell_to_leaf, boxes, ones, position_scale(grids, budgets, position_scale_kind))
 
 
 @torch.no_grad()
@@ -354,7 +391,5 @@ def allocate(
         else:
             raise ValueError(f"found policy {config.policy!r}; expected one of {POLICIES}")
     boxes, cell_to_leaf = leaves_from_heads(cells, heads)
-    scale = torch.ones(len(grids), device=grids.device)
-    if config.position_scale == "matched":
-        scale = (counts / budgets).sqrt()  # mean side of a leaf in cells
+    scale = position_scale(grids, budgets, config.position_scale)
     return Allocation(grids, budgets, cell_to_leaf, boxes, relevance, scale)

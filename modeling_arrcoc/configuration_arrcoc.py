@@ -4,19 +4,24 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLConfig
 from transformers.models.qwen3_vl.configuration_qwen3_vl import Qwen3VLConfig
 
 from .allocation import POLICIES
+from .relaxation import RELAXATIONS
 
 
 STAGES = ("features", "pixels")
 POSITION_SCALES = ("native", "matched")
-CELL_ENCODERS = ("glance", "none")
+RELEVANCES = ("free", "learned")
+CELL_ENCODERS = ("glance", "scout", "none")
 QUERY_SCORERS = ("attention", "cosine", "none")
+COMPRESSORS = ("mean", "experts")
+ADAPTERS = ("none", "quality", "prototype")
 
-# What every configuration may carry besides its own fields when it is read back from a file.
-_COMMON_KEYS = {"transformers_version", "model_type", "torch_dtype", "auto_map", "name_or_path"}
+# What every configuration carries besides its own fields, and what it may carry when it is read back from a file.
+_COMMON_KEYS = {*PreTrainedConfig().to_dict(), "torch_dtype", "auto_map", "name_or_path"}
 
 
 def _choose(name: str, value: object, allowed: tuple[str, ...]) -> None:
@@ -56,18 +61,52 @@ class ArrCocConfig(PreTrainedConfig):
             leaf, as if the picture had been resized; equal leaves are then exactly a plain resize.
         cell_encoder (`str`, *optional*, defaults to `"glance"`):
             What the question is compared with in stage `"pixels"`, where no cell has been encoded yet. `"glance"`: the
-            tower's features of the picture at `glance_level`. `"none"`: nothing, so that the question has no say.
+            tower's features of the picture at `glance_level`. `"scout"`: a light local encoder of its own, for learned
+            relevance. `"none"`: nothing, so that the question has no say; for training-free relevance.
         glance_level (`int`, *optional*, defaults to 2):
             Level of the glance; its cost is that of `4**-glance_level` of the native tokens.
+        relevance (`str`, *optional*, defaults to `"free"`):
+            `"free"`: training-free, without weights. `"learned"`: scorers and their balance are trained; they start as
+            the training-free relevance of the same options.
+        scout_dim (`int`, *optional*, defaults to 192):
+            Width of the scout and of the scorers; a multiple of 8.
+        scout_depth (`int`, *optional*, defaults to 4):
+            Convolution blocks of the scout.
+        relaxation (`str`, *optional*, defaults to `"straight_through"`):
+            How the loss reaches learned relevance through the choice of leaves (policy `"lod"`). `"straight_through"`:
+            leaves as at inference, with the gradient of fading into coarser levels. `"gumbel"`: the same with noise on
+            worth, so that training tries what it would not choose. `"soft"`: in training every cell is a mixture of its levels, which in stage `"pixels"`
+            costs what the native picture does.
+        relaxation_temperature (`float`, *optional*, defaults to 0.5):
+            Width of the mixture, and scale of the noise, in the logarithm of a node's worth.
+        relaxation_fade (`float`, *optional*, defaults to 0.0):
+            In stage `"pixels"`, the most that training fades leaves into their parents, in [0, 1]; how far is drawn
+            anew for each image, and 0 shows the leaves as at inference. A sure answer has no gradient: fading makes
+            it unsure of what it would lose.
         query_scorer (`str`, *optional*, defaults to `"attention"`):
-            How the question is compared with the cells. `"attention"`: queries and keys of the language model's first
-            layer. `"cosine"`: token embeddings and cell features. `"none"`: not at all.
-        information_weight, salience_weight, query_weight (`float`, *optional*, default to 1.0, 0.0 and 1.0):
+            How the question is compared with the cells without training. `"attention"`: queries and keys of the
+            language model's first layer. `"cosine"`: token embeddings and cell features. `"none"`: not at all.
+        information_weight, salience_weight, query_weight (`float`, *optional*):
             Say of the three maps in relevance: what carries information (measured on the pixels by the processor),
-                what
-            stands out from its surroundings, what the question asks for. 0 switches a map off.
+            what stands out from its surroundings, what the question asks for. 0 switches a map off. Each defaults to
+            1.0, but for the salience of training-free relevance, which defaults to 0.0.
         relevance_floor (`float`, *optional*, defaults to 0.05):
             Least relevance of a cell, in (0, 1]; the highest is 1.
+        compressor (`str`, *optional*, defaults to `"mean"`):
+            How the cells of a leaf become one token. `"mean"`: weighted with their relevance. `"experts"`: that, with
+            learned attention and a residual of five experts mixed by the size of the leaf; starts as the mean. In
+            stage `"pixels"`, where a leaf is one token already, the residual alone.
+        compressor_dim (`int`, *optional*):
+            Hidden width of the compressor; defaults to a sixteenth of the tokens', in steps of 32.
+        adapter (`str`, *optional*, defaults to `"none"`):
+            What brings tokens back to the host's own distribution, conditioned on their level of detail; changes
+            nothing until it is trained, and never a leaf of one cell. `"quality"`: bottleneck perceptrons.
+            `"prototype"`: attention to learned prototypes. DeepStack features are compressed, but not adapted.
+        adapter_blocks (`int`, *optional*, defaults to 3):
+            Blocks of the adapter.
+        adapter_dim (`int`, *optional*):
+            Hidden width of the adapter; defaults to a fifth of the tokens', in steps of 64. A multiple of 8 for
+            `"prototype"`.
         seed (`int`, *optional*, defaults to 0):
             Seed of the policy `"random"`.
 
@@ -88,9 +127,20 @@ class ArrCocConfig(PreTrainedConfig):
     glance_level: int = 2
     query_scorer: str = "attention"
     information_weight: float | int = 1.0
-    salience_weight: float | int = 0.0
+    salience_weight: float | int | None = None
     query_weight: float | int = 1.0
     relevance_floor: float | int = 0.05
+    relevance: str = "free"
+    scout_dim: int = 192
+    scout_depth: int = 4
+    relaxation: str = "straight_through"
+    relaxation_temperature: float | int = 0.5
+    relaxation_fade: float | int = 0.0
+    compressor: str = "mean"
+    compressor_dim: int | None = None
+    adapter: str = "none"
+    adapter_blocks: int = 3
+    adapter_dim: int | None = None
     seed: int = 0
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -106,16 +156,50 @@ class ArrCocConfig(PreTrainedConfig):
         _at_least("max_level", self.max_level, 0)
         _at_least("glance_level", self.glance_level, 0)
         _at_least("region_size", self.region_size, 1)
-        for name in ("information_weight", "salience_weight", "query_weight"):
-            _at_least(name, getattr(self, name), 0)
+        _choose("relevance", self.relevance, RELEVANCES)
+        _choose("relaxation", self.relaxation, RELAXATIONS)
+        _choose("compressor", self.compressor, COMPRESSORS)
+        _choose("adapter", self.adapter, ADAPTERS)
+        _at_least("adapter_blocks", self.adapter_blocks, 1)
+        for name, width in (("compressor_dim", self.compressor_dim), ("adapter_dim", self.adapter_dim)):
+            if width is not None:
+                _at_least(name, width, 1)
+        if self.adapter == "prototype" and self.adapter_dim is not None and self.adapter_dim % 8:
+            raise ValueError(f"`adapter_dim` is {self.adapter_dim!r}; allowed for prototypes are multiples of 8")
+        for name, weight in self.map_weights.items():
+            _at_least(f"{name}_weight", weight, 0)
+        if self.stage == "pixels" and (self.relevance, self.cell_encoder) in (("free", "scout"), ("learned", "none")):
+            raise ValueError(
+                f"`cell_encoder` is {self.cell_encoder!r} with {self.relevance} relevance: a scout must be learned, and "
+                "learned relevance needs cells that were encoded"
+            )
+        _at_least("scout_depth", self.scout_depth, 1)
+        if self.scout_dim < 8 or self.scout_dim % 8:
+            raise ValueError(f"`scout_dim` is {self.scout_dim!r}; allowed are positive multiples of 8")
+        if not 0 < self.relaxation_temperature < float("inf"):
+            raise ValueError(
+                f"`relaxation_temperature` is {self.relaxation_temperature!r}; allowed are finite positive numbers"
+            )
         if not 0 < self.relevance_floor <= 1:
             raise ValueError(f"`relevance_floor` is {self.relevance_floor!r}; allowed are numbers in (0, 1]")
         if not 0 <= self.seed < 2**31:
             raise ValueError(f"`seed` is {self.seed!r}; allowed are integers in [0, 2**31)")
+        if not 0 <= self.relaxation_fade <= 1:
+            raise ValueError(f"`relaxation_fade` is {self.relaxation_fade!r}; allowed are numbers in [0, 1]")
         self.tiers = list(self.tiers)
         if not self.tiers or self.tiers[0] < 1 or sorted(set(self.tiers)) != self.tiers:
             raise ValueError(f"`tiers` is {self.tiers!r}; allowed are positive token counts in ascending order")
         super().__post_init__(**kwargs)
+
+    @property
+    def map_weights(self) -> dict[str, float]:
+        """Weight of each map in relevance, by its name."""
+        default = 1.0 if self.relevance == "learned" else 0.0
+        return {
+            "information": self.information_weight,
+            "salience": default if self.salience_weight is None else self.salience_weight,
+            "query": self.query_weight,
+        }
 
 
 class _HostConfigMixin(_Config):
@@ -153,7 +237,7 @@ class ArrCocQwen3VLConfig(_HostConfigMixin, Qwen3VLConfig):
 
     model_type = "arrcoc_qwen3_vl"
     host_model_type = "qwen3_vl"
-    sub_configs_defaults = {**Qwen3VLConfig.sub_configs_defaults, "arrcoc_config": ArrCocConfig}
+    sub_configs_defaults = {**Qwen3VLConfig.sub_configs_defaults, "arrcoc_config": SubConfigSpec(ArrCocConfig)}
     keys_to_ignore_at_inference = ["past_key_values", "allocation"]
 
     arrcoc_config: dict | PreTrainedConfig | None = None
@@ -173,7 +257,7 @@ class ArrCocQwen2_5_VLConfig(_HostConfigMixin, Qwen2_5_VLConfig):
 
     model_type = "arrcoc_qwen2_5_vl"
     host_model_type = "qwen2_5_vl"
-    sub_configs_defaults = {**Qwen2_5_VLConfig.sub_configs_defaults, "arrcoc_config": ArrCocConfig}
+    sub_configs_defaults = {**Qwen2_5_VLConfig.sub_configs_defaults, "arrcoc_config": SubConfigSpec(ArrCocConfig)}
     keys_to_ignore_at_inference = ["past_key_values", "allocation"]
 
     arrcoc_config: dict | PreTrainedConfig | None = None

@@ -12,6 +12,7 @@ from transformers.generation.logits_process import LogitsProcessorList, Suppress
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import can_return_tuple
 
+from .allocation import uniform_allocation
 from .modeling_arrcoc import Host, image_allocation
 from .outputs import ArrCocCausalLMOutputWithPast
 
@@ -86,6 +87,7 @@ class ArrCocForConditionalGenerationMixin(Host):
         )
         return ArrCocCausalLMOutputWithPast(**outputs, allocation=image_allocation(mm_encoder_outputs))
 
+    @torch.no_grad()
     def encode_images(
         self,
         pixel_values: Tensor,
@@ -139,14 +141,15 @@ class ArrCocForConditionalGenerationMixin(Host):
         Raises:
             ValueError: if placeholders and visual tokens disagree in number, or images come without a prompt.
         """
+        prompt = kwargs.get("input_ids") if inputs is None else inputs
         placeholders = [self.config.image_token_id, self.config.video_token_id]
         logits_processor = LogitsProcessorList(logits_processor or [])
-        logits_processor.append(SuppressTokensLogitsProcessor(placeholders, device=self.device))
+        device = self.device if prompt is None else prompt.device
+        logits_processor.append(SuppressTokensLogitsProcessor(placeholders, device=device))
 
         has_budgets = kwargs.get("pixel_values") is not None and kwargs.get("image_token_budgets") is not None
         if has_budgets or encoded_images is not None:
             image_inputs = {name: kwargs.pop(name, None) for name in IMAGE_INPUTS}
-            prompt = kwargs.get("input_ids") if inputs is None else inputs
             if prompt is None:
                 raise ValueError("images need the prompt's `input_ids`, with one placeholder a visual token")
             cache = kwargs.get("past_key_values")
@@ -155,6 +158,8 @@ class ArrCocForConditionalGenerationMixin(Host):
                 encoded_images = self.encode_images(**image_inputs) if encoded_images is None else encoded_images
                 kwargs["mm_encoder_outputs"] = {"image": self._uncached_images(encoded_images, prompt, cached)}
                 kwargs["image_grid_thw"] = image_inputs["image_grid_thw"]
+            elif has_budgets:  # all images lie in the cache; their sizes say where the text goes on
+                kwargs |= {name: image_inputs[name] for name in ("image_grid_thw", "image_token_budgets")}
         return super().generate(inputs, generation_config, logits_processor, **kwargs)
 
     def _uncached_images(
@@ -178,6 +183,10 @@ class ArrCocForConditionalGenerationMixin(Host):
     def _prepare_position_ids_for_generation(self, inputs_tensor: Tensor, model_kwargs: dict) -> Tensor:
         # Called by `generate` after the attention mask is known; the stock hosts override the same method.
         allocation = image_allocation(model_kwargs.get("mm_encoder_outputs"))
+        budgets = model_kwargs.get("image_token_budgets")
+        if allocation is None and budgets is not None:
+            grids = model_kwargs["image_grid_thw"][:, 1:] // self.config.vision_config.spatial_merge_size
+            allocation = uniform_allocation(grids, budgets.to(grids), self.config.arrcoc_config.position_scale)
         if allocation is None:
             return super()._prepare_position_ids_for_generation(inputs_tensor, model_kwargs)
         text_positions = GenerationMixin._prepare_position_ids_for_generation(self, inputs_tensor, model_kwargs)

@@ -1,16 +1,19 @@
 """What ARR-COC adds to a host's base model, written once for all hosts: a mixin that stands before the stock class."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import Cache, PreTrainedModel
+from transformers import Cache, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import can_return_tuple
 
 from .allocation import allocate, uniform_allocation
+from .block import ArrCocBlock
+from .layers import Initialized
 from .multiresolution import (
     cells_to_patches,
     draw_leaves,
@@ -22,6 +25,8 @@ from .multiresolution import (
 from .outputs import Allocation, ArrCocImageFeatures, ArrCocModelOutputWithPast
 from .pooling import pool_leaves
 from .positions import leaf_position_ids
+from .quadtree import QuadTree, split_gains
+from .relaxation import Relaxation, relaxed_allocation
 from .relevance import attention_scores, balance_maps, cosine_scores, normalize_per_image, salience_map
 
 
@@ -34,22 +39,29 @@ def image_allocation(mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] |
     return getattr((mm_encoder_outputs or {}).get("image"), "allocation", None)
 
 
-def pool_image_features(encoded: BaseModelOutputWithPooling, allocation: Allocation) -> ArrCocImageFeatures:
-    """Draw each leaf as one token, in the tower's output and in its DeepStack features alike."""
+def change_image_features(
+    encoded: BaseModelOutputWithPooling, allocation: Allocation, change: Callable[[Tensor, int], Tensor]
+) -> ArrCocImageFeatures:
+    """Make tokens of what the tower put out, in all of its layers.
+
+    Args:
+        encoded: the stock output.
+        allocation ([`Allocation`]): the leaves of the images.
+        change (`Callable`): from the packed features of all images, of shape `(cells or leaves, dim)`, and the number
+            of the layer (0 for the output, 1, 2, ... for DeepStack) to tokens of shape `(leaves, dim)`.
+    """
     counts = allocation.budgets.tolist()
 
-    def pool(features: list[Tensor]) -> list[Tensor]:
-        cells = torch.cat(tuple(features))  # (cells, dim)
-        leaves = pool_leaves(cells, allocation.relevance, allocation.cell_to_leaf, sum(counts))  # (leaves, dim)
-        return list(leaves.split(counts))
+    def tokens(features: list[Tensor], layer: int) -> list[Tensor]:
+        return list(change(torch.cat(tuple(features)), layer).split(counts))
 
     deepstack = getattr(encoded, "deepstack_features", None)
     return ArrCocImageFeatures(
         last_hidden_state=encoded.last_hidden_state,
-        pooler_output=pool(encoded.pooler_output),
+        pooler_output=tokens(encoded.pooler_output, 0),
         hidden_states=encoded.hidden_states,
         attentions=encoded.attentions,
-        deepstack_features=None if deepstack is None else [pool(layer) for layer in deepstack],
+        deepstack_features=deepstack and [tokens(features, layer) for layer, features in enumerate(deepstack, 1)],
         allocation=allocation,
     )
 
@@ -57,8 +69,24 @@ def pool_image_features(encoded: BaseModelOutputWithPooling, allocation: Allocat
 class ArrCocModelMixin(Host):
     """Base model: encodes images into exactly the budgeted number of visual tokens.
 
-    Stands before a stock `...Model`. Without `image_token_budgets` it is the stock model.
+    Stands before a stock `...Model`. Without `image_token_budgets` it is the stock model. What is learned is in
+    `arrcoc`, which exists only where the configuration asks for it.
     """
+
+    # Small parts whose output is a choice; the rest of a model may be loaded in any precision.
+    _keep_in_fp32_modules_strict = ["arrcoc.scout", "arrcoc.relevance"]
+
+    def __init__(self, config: PreTrainedConfig):
+        super().__init__(config)
+        block = ArrCocBlock(config.arrcoc_config, config.vision_config, config.text_config.hidden_size)
+        self.arrcoc = block if any(True for _ in block.parameters()) else None
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, Initialized):
+            module.initialize()
 
     @can_return_tuple
     def get_image_features(
@@ -98,11 +126,16 @@ class ArrCocModelMixin(Host):
         scoring = {"query_ids": image_query_ids, "query_mask": image_query_mask, "information": image_information}
         if self.config.arrcoc_config.stage == "features":
             encoded = super().get_image_features(pixel_values, image_grid_thw, return_dict=True, **kwargs)
-            return self._compress_features(encoded, grids, budgets, scoring)
-        if torch.equal(budgets, grids.prod(1)):  # the stock path, bit for bit
+            images = self._compress_features(encoded, grids, budgets, scoring)
+        elif torch.equal(budgets, grids.prod(1)):  # the stock path, bit for bit
             encoded = super().get_image_features(pixel_values, image_grid_thw, return_dict=True, **kwargs)
             return ArrCocImageFeatures(**encoded, allocation=uniform_allocation(grids, budgets))
-        return self._encode_compressed(pixel_values, grids, budgets, scoring, **kwargs)
+        else:
+            images = self._encode_compressed(pixel_values, grids, budgets, scoring, **kwargs)
+        block, allocation = self.arrcoc, images.allocation
+        if block is None or allocation is None or (block.compressors is None and block.adapter is None):
+            return images
+        return change_image_features(images, allocation, lambda tokens, layer: block.refine(tokens, allocation, layer))
 
     def _compress_features(
         self, encoded: BaseModelOutputWithPooling, grids: Tensor, budgets: Tensor, scoring: dict[str, Tensor | None]
@@ -111,9 +144,28 @@ class ArrCocModelMixin(Host):
         cells = torch.cat(tuple(encoded.pooler_output))  # (cells, dim)
         grids, budgets = grids.to(cells.device), budgets.to(cells.device)
         whole = uniform_allocation(grids, grids.prod(1))
-        relevance, maps = self._relevance(grids, cells, cells, whole, **scoring)
-        allocation = allocate(cells, relevance, grids, budgets, self.config.arrcoc_config)
-        return pool_image_features(encoded, replace(allocation, maps=maps))
+        scores = self._relevance(grids, cells, cells, whole, **scoring)
+        return self._pool_features(encoded, *self._allocate(cells, scores, grids, budgets, split_gains))
+
+    def _pool_features(
+        self, encoded: BaseModelOutputWithPooling, allocation: Allocation, relaxation: Relaxation | None = None
+    ) -> ArrCocImageFeatures:
+        """Draw each leaf as one token, in the tower's output and in its DeepStack features alike.
+
+        Args:
+            encoded: the stock output for all cells.
+            allocation ([`Allocation`]): their leaves.
+            relaxation ([`Relaxation`], *optional*): the mixture behind the leaves, in training.
+        """
+
+        def pool(cells: Tensor, layer: int) -> Tensor:
+            if relaxation is not None:
+                cells = relaxation.features(cells, allocation.relevance)
+            if self.arrcoc is not None:
+                return self.arrcoc.pool(cells, allocation, layer)
+            return pool_leaves(cells, allocation.relevance, allocation.cell_to_leaf, len(allocation.boxes))
+
+        return change_image_features(encoded, allocation, pool)
 
     def _encode_compressed(
         self, pixel_values: Tensor, grids: Tensor, budgets: Tensor, scoring: dict[str, Tensor | None], **kwargs: Any
@@ -125,14 +177,38 @@ class ArrCocModelMixin(Host):
         glance, glance_features = None, None
         if block.cell_encoder == "glance":
             sides = -(-grids // 2**block.glance_level)
-            scale = (grids.prod(1) / sides.prod(1)).sqrt()  # positions as if the picture had been resized
-            glance = replace(uniform_allocation(grids, sides.prod(1)), position_scale=scale)
+            glance = uniform_allocation(grids, sides.prod(1), "matched")  # as if the picture had been resized
             with torch.no_grad():
                 glance_features = torch.cat(tuple(self._encode_leaves(cells, glance, **kwargs).pooler_output))
-        thumbnails = F.avg_pool2d(cells.float(), cells.shape[-1] // 4).flatten(1)  # (cells, 16 * channels)
-        relevance, maps = self._relevance(grids, thumbnails, glance_features, glance, **scoring)
-        allocation = replace(allocate(cells, relevance, grids, budgets, block, gains=drawing_gains), maps=maps)
+        salient = cells
+        if block.salience_weight:
+            salient = F.avg_pool2d(cells.float(), cells.shape[-1] // 4).flatten(1)  # (cells, 16 * channels)
+        scouted = None if self.arrcoc is None or self.arrcoc.scout is None else self.arrcoc.scout(pixel_values, grids)
+        scores = self._relevance(grids, salient, glance_features, glance, scouted=scouted, **scoring)
+        allocation, relaxation = self._allocate(cells, scores, grids, budgets, drawing_gains)
+        if relaxation is not None:
+            cells = relaxation.pictures(cells)
+            if relaxation.kind == "soft":
+                encoded = self._encode_leaves(cells, uniform_allocation(grids, grids.prod(1)), **kwargs)
+                return self._pool_features(encoded, allocation)
         return ArrCocImageFeatures(**self._encode_leaves(cells, allocation, **kwargs), allocation=allocation)
+
+    def _allocate(
+        self,
+        features: Tensor,
+        scores: tuple[Tensor, dict[str, Tensor], dict[str, Tensor]],
+        grids: Tensor,
+        budgets: Tensor,
+        gains: Callable[[QuadTree, Tensor, Tensor], list[Tensor]],
+    ) -> tuple[Allocation, Relaxation | None]:
+        """Choose leaves by the `scores` of `_relevance`; in training of learned relevance, with what is behind them."""
+        (relevance, maps, balance), block = scores, self.config.arrcoc_config
+        relaxation = None
+        if self.training and relevance.requires_grad and block.policy == "lod":
+            allocation, relaxation = relaxed_allocation(features, relevance, grids, budgets, block, gains)
+        else:
+            allocation = allocate(features, relevance, grids, budgets, block, gains)
+        return replace(allocation, maps=maps, balance=balance), relaxation
 
     def _encode_leaves(self, cells: Tensor, allocation: Allocation, **kwargs: Any) -> BaseModelOutputWithPooling:
         """Run the stock tower on leaves.
@@ -160,7 +236,6 @@ class ArrCocModelMixin(Host):
         """What the host's tower must be told about leaves besides positions and sequence ends; by argument name."""
         return {}
 
-    @torch.no_grad()
     def _relevance(
         self,
         grids: Tensor,
@@ -170,42 +245,50 @@ class ArrCocModelMixin(Host):
         query_ids: Tensor | None,
         query_mask: Tensor | None,
         information: Tensor | None,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+        scouted: Tensor | None = None,
+    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
         """Score the cells and balance the maps.
 
         Args:
             grids (`Tensor` of shape `(images, 2)`): rows and columns of each image, in cells.
-            salient (`Tensor` of shape `(cells, dim)`): features that salience is measured on.
+            salient (`Tensor` of shape `(cells, ...)`): features that training-free salience is measured on.
             asked (`Tensor` of shape `(leaves, dim)`, *optional*): features in the language model's space that the
                 question is compared with.
             asked_leaves ([`Allocation`], *optional*): their leaves.
             query_ids, query_mask, information: as in `get_image_features`.
+            scouted (`Tensor` of shape `(cells, dim)`, *optional*): features of the scout, for learned relevance.
 
         Returns:
-            `tuple[Tensor, dict[str, Tensor]]`: relevance and the maps it was balanced from, each of shape `(cells,)`.
+            `tuple[Tensor, dict, dict]`: relevance and the maps it was balanced from, each of shape `(cells,)`, and
+            the balances, each of shape `(images,)`. Learned ones carry a gradient, which ends here: it reaches neither
+            the tower nor the language model's embeddings.
         """
-        block = self.config.arrcoc_config
-        weights = {
-            "information": block.information_weight,
-            "salience": block.salience_weight,
-            "query": block.query_weight if block.query_scorer != "none" else 0.0,
-        }
-        device = salient.device
-        maps = {}
-        if information is not None and weights["information"] > 0:
-            if len(information) != len(salient):
-                raise ValueError(f"found `image_information` of {len(information)} cells for images of {len(salient)}")
-            maps["information"] = information.to(device, torch.float32)
-        if weights["salience"] > 0:
-            maps["salience"] = salience_map(salient, grids)
-        if query_ids is not None and asked is not None and asked_leaves is not None and weights["query"] > 0:
+        block, device = self.config.arrcoc_config, salient.device
+        if query_ids is not None:
             if len(query_ids) != len(grids):
                 raise ValueError(f"found {len(query_ids)} rows of `image_query_ids` for {len(grids)} images")
             query_mask = torch.ones_like(query_ids) if query_mask is None else query_mask
-            image = torch.repeat_interleave(torch.arange(len(grids), device=device), asked_leaves.budgets)  # (leaves,)
-            scores = self._query_scores(asked, query_ids, query_mask, image).to(device)
-            maps["query"] = normalize_per_image(scores, image, len(grids))[asked_leaves.cell_to_leaf]  # (cells,)
-        return balance_maps(maps, weights, block.relevance_floor, grids), maps
+        if information is not None and len(information) != len(salient):
+            raise ValueError(f"found `image_information` of {len(information)} cells for images of {len(salient)}")
+
+        weights, maps = block.map_weights, {}
+        with torch.no_grad():
+            if information is not None and weights["information"] > 0:
+                maps["information"] = information.to(device, torch.float32)
+            if block.salience_weight:
+                maps["salience"] = salience_map(salient, grids)
+            can_ask = weights["query"] > 0 and block.query_scorer != "none"
+            if query_ids is not None and asked is not None and asked_leaves is not None and can_ask:
+                image = torch.arange(len(grids), device=device).repeat_interleave(asked_leaves.budgets)  # (leaves,)
+                scores = self._query_scores(asked, query_ids, query_mask, image).to(device)
+                maps["query"] = normalize_per_image(scores, image, len(grids))[asked_leaves.cell_to_leaf]  # (cells,)
+            if self.arrcoc is None or self.arrcoc.relevance is None:
+                return balance_maps(maps, weights, block.relevance_floor, grids), maps, {}
+            cells = asked[asked_leaves.cell_to_leaf] if scouted is None else scouted  # (cells, dim)
+            if query_ids is None:
+                query_ids = query_mask = torch.zeros(len(grids), 0, dtype=torch.long, device=device)
+            question = self.get_input_embeddings()(query_ids).to(device)  # (images, tokens, dim)
+        return self.arrcoc.relevance(cells, grids, question, query_mask.to(device), maps)
 
     def _query_scores(self, cells: Tensor, query_ids: Tensor, query_mask: Tensor, image: Tensor) -> Tensor:
         """How much each cell is asked for, of shape `(cells,)`, by the configured parameter-free scorer."""

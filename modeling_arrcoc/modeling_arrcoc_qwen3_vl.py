@@ -6,16 +6,18 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLForConditional
 
 from .configuration_arrcoc import ArrCocQwen3VLConfig
 from .generation_arrcoc import ArrCocForConditionalGenerationMixin
+from .hub import HubExportMixin
 from .modeling_arrcoc import ArrCocModelMixin
 from .multiresolution import bilinear_taps, patch_positions
 from .outputs import Allocation
 
 
-class ArrCocQwen3VLModel(ArrCocModelMixin, Qwen3VLModel):
+class ArrCocQwen3VLModel(ArrCocModelMixin, HubExportMixin, Qwen3VLModel):
     """Qwen3-VL without a head, whose images take exactly their token budgets."""
 
     config: ArrCocQwen3VLConfig
     _can_compile_fullgraph = False  # the number of visual tokens depends on data
+    _no_split_modules = [*Qwen3VLModel._no_split_modules, "ArrCocBlock"]
 
     def _tower_inputs(self, allocation: Allocation) -> dict[str, Tensor]:
         vision = self.config.vision_config
@@ -27,11 +29,14 @@ class ArrCocQwen3VLModel(ArrCocModelMixin, Qwen3VLModel):
         return {"image_interp_indices": indices, "image_interp_weights": weights}
 
 
-class ArrCocQwen3VLForConditionalGeneration(ArrCocForConditionalGenerationMixin, Qwen3VLForConditionalGeneration):
+class ArrCocQwen3VLForConditionalGeneration(
+    ArrCocForConditionalGenerationMixin, HubExportMixin, Qwen3VLForConditionalGeneration
+):
     """Qwen3-VL with its language-modelling head, whose images take exactly their token budgets."""
 
     config: ArrCocQwen3VLConfig
     _can_compile_fullgraph = False
+    _no_split_modules = [*Qwen3VLForConditionalGeneration._no_split_modules, "ArrCocBlock"]
 
     def __init__(self, config: ArrCocQwen3VLConfig):
         super(Qwen3VLForConditionalGeneration, self).__init__(config)  # the stock one would build a stock base model

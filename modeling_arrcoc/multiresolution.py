@@ -6,6 +6,7 @@ results to their stock towers as precomputed inputs.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .outputs import Allocation
@@ -56,9 +57,12 @@ def draw_leaves(cells: Tensor, allocation: Allocation) -> Tensor:
         leaves = (allocation.sizes == allocation.sizes.new_tensor([height, width])).all(1).nonzero()[:, 0]  # (n,)
         down = torch.arange(height, device=cells.device)[:, None] * columns[leaves, None, None]  # (n, height, 1)
         index = first_cell[leaves, None, None] + down + torch.arange(width, device=cells.device)  # (n, height, width)
+        if height == width == 1:
+            drawn[leaves] = cells[index[:, 0, 0]]
+            continue
         picture = cells[index].permute(0, 3, 1, 4, 2, 5)  # (n, channels, height, side, width, side)
-        picture = picture.reshape(len(leaves), channels, side, height, side, width)
-        drawn[leaves] = picture.mean((3, 5))
+        picture = picture.reshape(len(leaves), channels, height * side, width * side)
+        drawn[leaves] = F.avg_pool2d(picture, (height, width))
     return drawn
 
 
@@ -66,8 +70,9 @@ def drawing_gains(tree: QuadTree, cells: Tensor, weights: Tensor) -> list[Tensor
     """Weighted distortion that splitting each node removes when leaves are drawn as in `draw_leaves`.
 
     A node loses the differences between the pixels of its children's drawings and its own, the means of 2 x 2 of them;
-    a child's mean squared difference counts with the sum of its cells' weights. At the border, where a node has fewer
-    than four children, a missing child is taken to look like its neighbour and has no weight.
+    a child's mean squared difference counts with the sum of its cells' weights. Differences are measured on the mean
+    of the channels. At the border, where a node has fewer than four children, a missing child is taken to look like
+    its neighbour and has no weight.
 
     Args:
         tree ([`QuadTree`]): quadtrees of the grids.
@@ -77,27 +82,25 @@ def drawing_gains(tree: QuadTree, cells: Tensor, weights: Tensor) -> list[Tensor
     Returns:
         `list[Tensor]`: for levels 1, 2, ... the gains of shape `(nodes_l,)`.
     """
-    _, channels, side, _ = cells.shape
-    drawings, mass = cells, weights
+    drawings, mass = cells.mean(1, keepdim=True), weights  # (nodes, 1, side, side), (nodes,)
     gains = []
     for children in tree.children:
+        halves = F.avg_pool2d(drawings, 2)  # (nodes of the finer level, 1, side / 2, side / 2)
+        error = (drawings - F.interpolate(halves, scale_factor=2)).square().mean((1, 2, 3))
         child_mass = gather_children(mass, children, 0.0)  # (nodes, 4)
+        gains.append((child_mass * gather_children(error, children, 0.0)).sum(1))
+        mass = child_mass.sum(1)
+
         top_left, top_right, bottom_left, bottom_right = children.unbind(1)
-        outside = len(drawings)
         # Outside on the right, a child looks like its left neighbour; outside below, like the one above it.
-        right, below = top_right == outside, bottom_left == outside
+        right, below = top_right == len(halves), bottom_left == len(halves)
         top_right = torch.where(right, top_left, top_right)
         bottom_right = torch.where(right, bottom_left, bottom_right)
         bottom_left = torch.where(below, top_left, bottom_left)
         bottom_right = torch.where(below, top_right, bottom_right)
-        quarters = drawings[torch.stack([top_left, top_right, bottom_left, bottom_right], 1)]
-        quarters = quarters.view(-1, 2, 2, channels, side // 2, 2, side // 2, 2)  # (nodes, 2, 2, channels, ...)
-        means = quarters.mean((5, 7), keepdim=True)
-        error = (quarters - means).square().flatten(3).mean(3)  # (nodes, 2, 2)
-        gains.append((child_mass * error.flatten(1)).sum(1))
-        drawings = means.reshape(-1, 2, 2, channels, side // 2, side // 2).permute(0, 3, 1, 4, 2, 5)
-        drawings = drawings.reshape(-1, channels, side, side)
-        mass = child_mass.sum(1)
+        top = torch.cat([halves[top_left], halves[top_right]], 3)  # (nodes, 1, side / 2, side)
+        bottom = torch.cat([halves[bottom_left], halves[bottom_right]], 3)
+        drawings = torch.cat([top, bottom], 2)  # (nodes, 1, side, side)
     return gains
 
 

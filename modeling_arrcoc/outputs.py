@@ -25,6 +25,8 @@ class Allocation:
         position_scale (`Tensor` of shape `(images,)`): what positions in each image are divided by; 1 leaves them
             native.
         maps (`dict[str, Tensor]`): the maps that relevance was balanced from, each of shape `(cells,)` in [0, 1].
+        balance (`dict[str, Tensor]`): how learned relevance weighed opposite tendencies, each of shape `(images,)` in
+            (0, 1): 0 is the first of `"compress_particularize"`, `"focus_diversify"` and `"exploit_explore"`.
     """
 
     grids: Tensor
@@ -34,6 +36,7 @@ class Allocation:
     relevance: Tensor
     position_scale: Tensor
     maps: dict[str, Tensor] = field(default_factory=dict)
+    balance: dict[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.grids)
@@ -73,6 +76,7 @@ class Allocation:
             relevance=self.relevance.to(device),
             position_scale=self.position_scale.to(device),
             maps={name: values.to(device) for name, values in self.maps.items()},
+            balance={name: values.to(device) for name, values in self.balance.items()},
         )
 
     def image(self, index: int) -> "Allocation":
@@ -95,6 +99,7 @@ class Allocation:
             relevance=self.relevance[cells],
             position_scale=self.position_scale[index : index + 1],
             maps={name: values[cells] for name, values in self.maps.items()},
+            balance={name: values[index : index + 1] for name, values in self.balance.items()},
         )
 
     def map(self, name: str) -> Tensor:
@@ -132,13 +137,20 @@ class ArrCocImageFeatures(BaseModelOutputWithPooling):
 
 @dataclass
 class ArrCocModelOutputWithPast(BaseModelOutputWithPast):
-    """Output of the base model; `allocation` says where the visual tokens of this forward pass went."""
+    """Output of the base model.
 
+    Attributes:
+        rope_deltas (`Tensor` of shape `(batch, 1)`, *optional*): set by transformers before 5.23 alone.
+        allocation ([`Allocation`], *optional*): where the visual tokens of this forward pass went.
+    """
+
+    rope_deltas: Tensor | None = None
     allocation: Allocation | None = None
 
 
 @dataclass
 class ArrCocCausalLMOutputWithPast(CausalLMOutputWithPast):
-    """Output of the model with a language-modelling head; `allocation` as in [`ArrCocModelOutputWithPast`]."""
+    """Output of the model with a language-modelling head; attributes as in [`ArrCocModelOutputWithPast`]."""
 
+    rope_deltas: Tensor | None = None
     allocation: Allocation | None = None

@@ -93,7 +93,7 @@ def test_drawing_gains_are_the_energy_that_drawing_a_node_whole_loses():
     weights = torch.rand(len(cells), generator=torch.Generator().manual_seed(1)) + 0.1
     gains = drawing_gains(build_quadtree(grids), cells, weights)
     tiles = cells.view(4, 8, 3, SIDE, SIDE)
-    whole = tiles.permute(2, 0, 3, 1, 4).reshape(3, 4 * SIDE, 8 * SIDE)
+    whole = tiles.permute(2, 0, 3, 1, 4).reshape(3, 4 * SIDE, 8 * SIDE).mean(0, keepdim=True)  # gray
     for level, found in enumerate(gains[:2], start=1):
         finer, coarser = F.avg_pool2d(whole, 2 ** (level - 1)), F.avg_pool2d(whole, 2**level)
         error = (finer - F.interpolate(coarser[None], scale_factor=2)[0]).square().mean(0)

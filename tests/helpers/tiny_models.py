@@ -12,6 +12,7 @@ from transformers import (
 import arrcoc
 from tests.helpers.tiny_processors import MERGE_SIZE, PATCH_SIZE, TOKEN_IDS, VOCAB_SIZE
 
+
 DIM = 64
 STOCK_CONFIGS = {"qwen3_vl": Qwen3VLConfig, "qwen2_5_vl": Qwen2_5_VLConfig}
 STOCK_MODELS = {"qwen3_vl": Qwen3VLForConditionalGeneration, "qwen2_5_vl": Qwen2_5_VLForConditionalGeneration}
