@@ -82,7 +82,7 @@ def lod_splits(
     nodes = tree.levels[1:]
     image = torch.cat([level.image for level in reversed(nodes)])
     forced = torch.cat([torch.full_like(nodes[i].image, i + 1 > max_level) for i in reversed(range(len(nodes)))])
-    order = _rank(image, forced, torch.cat(worths[::-1]))
+    order = _rank(2 * image + ~forced, torch.cat(worths[::-1]))
     cost = torch.cat(costs[::-1])[order]
     spent = _running_cost(image[order], cost)
     allowance = budgets[image[order]] - 1
@@ -94,14 +94,15 @@ def lod_splits(
 
 
 def lod_heads(tree: QuadTree, gains: list[Tensor], budgets: Tensor, max_level: int) -> Tensor:
-    """Best K leaves of each quadtree by optimal pruning, as a top-k over nodes.
+    """Best K leaves of each quadtree, as a top-k over nodes.
 
     A split is worth its gain for each leaf that it adds. Raising a node's worth to that of its best descendant makes
-    worth fall from the root to the leaves, so that a node's ancestors precede it in sorted order and the best
-    allocation is a prefix of that order: the nested family of optimally pruned trees (Chou, Lookabaugh & Gray,
-    "Optimal pruning with applications to tree-structured source coding and modeling", IEEE Trans. Inf. Theory 35(2),
-    1989). Nodes above `max_level` are split before all others. Where a prefix ends one or two leaves short of K, the
-    node that comes next is cut into halves, top and bottom, and then the top half into quarters.
+    worth fall from the root to the leaves, so that a node's ancestors precede it in sorted order and an allocation is a
+    prefix of that order: a nested family of trees, as optimal pruning has (Chou, Lookabaugh & Gray, "Optimal pruning
+    with applications to tree-structured source coding and modeling", IEEE Trans. Inf. Theory 35(2), 1989). It is the
+    optimal family where gains fall monotonically; elsewhere its distortion was found 0 to 10 % above the optimum.
+    Nodes above `max_level` are split before all others. Where a prefix ends one or two leaves short of K, the node that
+    comes next is cut into halves, top and bottom, and then the top half into quarters.
 
     Args:
         tree ([`QuadTree`]): quadtrees of the grids.
@@ -220,8 +221,9 @@ def tier_heads(cells: PackedGrid, relevance: Tensor, budgets: Tensor, tiers: lis
 
     Each region starts at the lowest tier and the upgrades with the best return are bought until the budget is spent; a
     region of relevance `R` with `t` tokens is charged a distortion `R / t`, so an upgrade from `s` to `t` tokens
-    returns `R / (s t)` a token. The tokens that no upgrade fits are spent by halving leaves of the most relevant
-    regions. If even the lowest tier is too much, regions are doubled in size until it fits or one region is left.
+    returns `R / (s t)` a token. Buying stops at the first upgrade that does not fit; what is left is spent by halving
+    leaves of the most relevant regions. If even the lowest tier, counted for whole regions, is too much, regions are
+    doubled in size until it fits or one region is left.
 
     Args:
         cells ([`PackedGrid`]): the cells.
@@ -235,7 +237,7 @@ def tier_heads(cells: PackedGrid, relevance: Tensor, budgets: Tensor, tiers: lis
         `Tensor` of shape `(cells,)`: head map.
     """
     size = torch.full_like(cells.rows, region_size)
-    longest = int(torch.maximum(cells.rows, cells.cols).max())
+    longest = int(torch.maximum(cells.rows, cells.cols).max()) if len(cells.rows) else 0
     while region_size < longest:
         too_many = -(-cells.rows // size) * -(-cells.cols // size) * tiers[0] > budgets
         size = torch.where(too_many & (size < torch.maximum(cells.rows, cells.cols)), size * 2, size)
@@ -256,7 +258,9 @@ def tier_heads(cells: PackedGrid, relevance: Tensor, budgets: Tensor, tiers: lis
     shapes = torch.stack([short, torch.tensor(tiers) // short], 1).to(side.device)  # (tiers, 2)
     wide = (extent[:, 1] >= extent[:, 0])[:, None, None]
     blocks = torch.minimum(torch.where(wide, shapes, shapes.flip(1)), extent[:, None])  # (regions, tiers, 2)
-    tokens = blocks.prod(2)  # (regions, tiers)
+    # Where a clipped region gives a tier fewer tokens than a lower one has, the lower one's blocks stand in for it.
+    tokens, best = blocks.prod(2).cummax(1)  # (regions, tiers)
+    blocks = blocks.gather(1, best[..., None].expand(-1, -1, 2))
 
     mass = torch.zeros(len(side), dtype=torch.double, device=side.device).index_add(0, region, relevance.double())
     returns = mass[:, None] / (tokens[:, :-1] * tokens[:, 1:])  # (regions, tiers - 1), descending
@@ -354,7 +358,7 @@ def allocate(
     Raises:
         ValueError: if shapes disagree, a budget lies outside 1 to the number of cells, or relevance is not positive.
     """
-    counts = grids.prod(1)
+    counts, budgets = grids.prod(1), budgets.to(grids)
     if len(budgets) != len(grids):
         raise ValueError(f"found {len(budgets)} token budgets for {len(grids)} images; expected one an image")
     if len(features) != int(counts.sum()) or len(relevance) != len(features):

@@ -51,7 +51,8 @@ class ArrCocConfig(PreTrainedConfig):
             regions that each get one of `tiers` tokens. For comparison: `"uniform"` (equal leaves), `"random"` (a
             random quadtree) and `"topk"` (the most relevant cells, the rest dropped).
         max_level (`int`, *optional*, defaults to 3):
-            Coarsest level of a leaf under `"lod"`, `2**max_level` cells a side, as long as the budget allows.
+            Coarsest level of a leaf under `"lod"` and `"random"`, `2**max_level` cells a side, as far as the budget
+            allows.
         tiers (`list[int]`, *optional*, defaults to `[64, 100, 160, 256, 400]`):
             Token counts of a region under `"tiers"`, ascending.
         region_size (`int`, *optional*, defaults to 32):
@@ -75,8 +76,8 @@ class ArrCocConfig(PreTrainedConfig):
         relaxation (`str`, *optional*, defaults to `"straight_through"`):
             How the loss reaches learned relevance through the choice of leaves (policy `"lod"`). `"straight_through"`:
             leaves as at inference, with the gradient of fading into coarser levels. `"gumbel"`: the same with noise on
-            worth, so that training tries what it would not choose. `"soft"`: in training every cell is a mixture of its levels, which in stage `"pixels"`
-            costs what the native picture does.
+            worth, so that training tries what it would not choose. `"soft"`: in training every cell is a mixture of
+            its levels, which in stage `"pixels"` costs what the native picture does.
         relaxation_temperature (`float`, *optional*, defaults to 0.5):
             Width of the mixture, and scale of the noise, in the logarithm of a node's worth.
         relaxation_fade (`float`, *optional*, defaults to 0.0):
@@ -170,8 +171,8 @@ class ArrCocConfig(PreTrainedConfig):
             _at_least(f"{name}_weight", weight, 0)
         if self.stage == "pixels" and (self.relevance, self.cell_encoder) in (("free", "scout"), ("learned", "none")):
             raise ValueError(
-                f"`cell_encoder` is {self.cell_encoder!r} with {self.relevance} relevance: a scout must be learned, and "
-                "learned relevance needs cells that were encoded"
+                f"`cell_encoder` is {self.cell_encoder!r} with {self.relevance} relevance: a scout must be learned, "
+                "and learned relevance needs cells that were encoded"
             )
         _at_least("scout_depth", self.scout_depth, 1)
         if self.scout_dim < 8 or self.scout_dim % 8:

@@ -1,7 +1,7 @@
 """Layers of the learned parts: how they are initialised, in which precision they stay, and local mixing of nodes.
 
-Values are packed: the nodes of all images one after another, as in `quadtree`. Only convolutions need pictures; they are
-laid out on a canvas that is zero wherever an image has no node, so that what an image gives does not depend on its
+Values are packed: the nodes of all images one after another, as in `quadtree`. Only convolutions need pictures; they
+are laid out on a canvas that is zero wherever an image has no node, so that what an image gives does not depend on its
 neighbours in the batch.
 """
 
@@ -57,7 +57,7 @@ class Conv2d(nn.Conv2d, Initialized):
 
 
 class Float32Module(nn.Module):
-    """A module whose weights stay in float32 when the model around it is cast: small, and its decisions are discrete."""
+    """A module whose weights stay in float32 when the model around it is cast: small, and what it says is a choice."""
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Float32Module":
         def move(tensor: Tensor) -> Tensor:

@@ -201,7 +201,7 @@ class ArrCocModelMixin(Host):
         budgets: Tensor,
         gains: Callable[[QuadTree, Tensor, Tensor], list[Tensor]],
     ) -> tuple[Allocation, Relaxation | None]:
-        """Choose leaves by the `scores` of `_relevance`; in training of learned relevance, with what is behind them."""
+        """Choose leaves by the `scores` of `_relevance`; where these are trained, with the mixture behind them."""
         (relevance, maps, balance), block = scores, self.config.arrcoc_config
         relaxation = None
         if self.training and relevance.requires_grad and block.policy == "lod":
@@ -264,13 +264,15 @@ class ArrCocModelMixin(Host):
             the tower nor the language model's embeddings.
         """
         block, device = self.config.arrcoc_config, salient.device
-        if query_ids is not None:
-            if len(query_ids) != len(grids):
-                raise ValueError(f"found {len(query_ids)} rows of `image_query_ids` for {len(grids)} images")
-            query_mask = torch.ones_like(query_ids) if query_mask is None else query_mask
+        if query_ids is not None and len(query_ids) != len(grids):
+            raise ValueError(f"found {len(query_ids)} rows of `image_query_ids` for {len(grids)} images")
         if information is not None and len(information) != len(salient):
             raise ValueError(f"found `image_information` of {len(information)} cells for images of {len(salient)}")
 
+        has_question = query_ids is not None
+        if query_ids is None:
+            query_ids = torch.zeros(len(grids), 0, dtype=torch.long, device=device)
+        query_mask = torch.ones_like(query_ids) if query_mask is None else query_mask
         weights, maps = block.map_weights, {}
         with torch.no_grad():
             if information is not None and weights["information"] > 0:
@@ -278,15 +280,15 @@ class ArrCocModelMixin(Host):
             if block.salience_weight:
                 maps["salience"] = salience_map(salient, grids)
             can_ask = weights["query"] > 0 and block.query_scorer != "none"
-            if query_ids is not None and asked is not None and asked_leaves is not None and can_ask:
+            if has_question and asked is not None and asked_leaves is not None and can_ask:
                 image = torch.arange(len(grids), device=device).repeat_interleave(asked_leaves.budgets)  # (leaves,)
                 scores = self._query_scores(asked, query_ids, query_mask, image).to(device)
                 maps["query"] = normalize_per_image(scores, image, len(grids))[asked_leaves.cell_to_leaf]  # (cells,)
             if self.arrcoc is None or self.arrcoc.relevance is None:
                 return balance_maps(maps, weights, block.relevance_floor, grids), maps, {}
-            cells = asked[asked_leaves.cell_to_leaf] if scouted is None else scouted  # (cells, dim)
-            if query_ids is None:
-                query_ids = query_mask = torch.zeros(len(grids), 0, dtype=torch.long, device=device)
+            cells = scouted
+            if asked is not None and asked_leaves is not None:
+                cells = asked[asked_leaves.cell_to_leaf]  # (cells, dim)
             question = self.get_input_embeddings()(query_ids).to(device)  # (images, tokens, dim)
         return self.arrcoc.relevance(cells, grids, question, query_mask.to(device), maps)
 

@@ -45,14 +45,21 @@ def leaf_position_ids(
     """
     is_image = input_ids == image_token_id  # (batch, length)
     leaves = len(allocation.boxes)
-    if int(is_image.sum()) != leaves:
-        raise ValueError(f"found {int(is_image.sum())} image placeholders in the prompt for {leaves} visual tokens")
+    place = is_image.flatten().nonzero()[:, 0]  # (placeholders,); an image's are a run without a gap
+    starts = torch.cat([place.new_zeros(min(1, len(place))), (place.diff() > 1).nonzero()[:, 0] + 1])
+    found = torch.cat([starts, starts.new_tensor([len(place)])]).diff().tolist()
+    if found != allocation.budgets.tolist():
+        raise ValueError(
+            f"found {len(place)} image placeholders in the prompt for {leaves} visual tokens: images of {found} "
+            f"placeholders for budgets of {allocation.budgets.tolist()}"
+        )
     if attention_mask is None:
         attention_mask = torch.ones_like(input_ids)
 
     first_leaf = allocation.budgets.cumsum(0) - allocation.budgets  # (images,)
     repeats = torch.ones(leaves, dtype=torch.long, device=input_ids.device)
-    extents = (allocation.grids / allocation.position_scale[:, None]).ceil().long()  # (images, 2)
+    # Rounded up, but for rounding errors: 8 / sqrt(64 / 49) is 7 and not a little more.
+    extents = (allocation.grids / allocation.position_scale[:, None] - 1e-3).ceil().long().clamp(min=1)  # (images, 2)
     repeats[first_leaf] += extents.prod(1) - allocation.budgets  # the first placeholder stands in for the rest
     copies = torch.ones_like(input_ids).masked_scatter(is_image, repeats)  # (batch, length)
     place = copies.cumsum(1) - copies  # (batch, length): of each token in its padded row

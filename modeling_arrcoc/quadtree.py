@@ -41,7 +41,9 @@ def packed_grid(rows: Tensor, cols: Tensor) -> PackedGrid:
     offsets = ends - counts
     image = torch.repeat_interleave(torch.arange(len(rows), device=rows.device), counts)  # (nodes,)
     within = torch.arange(len(image), device=rows.device) - offsets[image]
-    return PackedGrid(rows, cols, offsets, image, within // cols[image], within % cols[image])
+    width = cols[image]
+    y = within // width
+    return PackedGrid(rows, cols, offsets, image, y, within - y * width)
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ def build_quadtree(grids: Tensor) -> QuadTree:
         y, x = 2 * coarser.y[:, None] + corner // 2, 2 * coarser.x[:, None] + corner % 2  # (nodes, 4)
         inside = (y < finer.rows[image]) & (x < finer.cols[image])
         children.append(torch.where(inside, finer.index(image, y, x), len(finer.image)))
-        parents.append(coarser.index(finer.image, finer.y // 2, finer.x // 2))
+        parents.append(coarser.index(finer.image, finer.y >> 1, finer.x >> 1))
         levels.append(coarser)
     return QuadTree(levels, children, parents)
 
@@ -125,14 +127,16 @@ def split_gains(tree: QuadTree, features: Tensor, weights: Tensor) -> list[Tenso
     for children in tree.children:
         child_mass = gather_children(mass, children, 0.0)  # (nodes, 4)
         mass = child_mass.sum(1)  # (nodes,)
-        padded = torch.cat([means, means.new_zeros(1, means.shape[1])])
         # Means are taken relative to the top-left child, which always lies inside: equal children differ by exactly 0.
-        anchor = means[children[:, 0]]  # (nodes, dim)
+        # A child outside has no mass; the top-left one stands in for it.
+        inside = torch.where(children < len(means), children, children[:, :1])
+        share = child_mass / mass[:, None]  # (nodes, 4)
+        anchor = means[inside[:, 0]]  # (nodes, dim)
         shift, spread = torch.zeros_like(anchor), torch.zeros_like(mass)
         for child in range(1, 4):
-            delta = padded[children[:, child]].sub_(anchor)  # (nodes, dim)
-            spread += child_mass[:, child] * delta.square().sum(1)
-            shift.addcmul_(delta, (child_mass[:, child] / mass)[:, None])
-        gains.append((spread - mass * shift.square().sum(1)).clamp(min=0))
+            delta = means[inside[:, child]].sub_(anchor)  # (nodes, dim)
+            spread += child_mass[:, child] * torch.linalg.vector_norm(delta, dim=1).square()
+            shift.addcmul_(delta, share[:, child, None])
+        gains.append((spread - mass * torch.linalg.vector_norm(shift, dim=1).square()).clamp(min=0))
         means = anchor.add_(shift)
     return gains

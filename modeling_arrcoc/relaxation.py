@@ -216,7 +216,7 @@ class Relaxation:
         the gradient of the mixture. Drawing leaves from them averages away what is finer than a leaf, so that the
         gradient is that of fading into coarser levels. A gradient taken at a random point between a leaf and its
         parent is on average the difference that the split makes (integrated gradients; Sundararajan, Taly & Yan,
-        "Axiomatic attribution for deep networks", ICML 2017); that at the leaf itself vanishes once the answer is sure.
+        "Axiomatic attribution for deep networks", ICML 2017); at the leaf itself it vanishes once the answer is sure.
         """
         mixed = mix_levels(cells, coarse_pictures(self.tree, cells.float()), self.finer)
         if self.kind == "soft":

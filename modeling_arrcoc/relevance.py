@@ -76,7 +76,8 @@ def salience_map(features: Tensor, grids: Tensor) -> Tensor:
         `Tensor` of shape `(cells,)` in [0, 1], float32.
     """
     cells = packed_grid(*grids.unbind(1))
-    features = features.float()
+    # Relative to a cell of its image: where all cells are equal, contrast is then exactly zero and no rounding error.
+    features = features.float() - features[cells.offsets[cells.image]].float()
     contrast = (features - smooth_map(features, grids)).norm(dim=-1)
     return normalize_per_image(contrast, cells.image, len(grids))
 
@@ -158,7 +159,9 @@ def balance_maps(maps: dict[str, Tensor], weights: dict[str, float], floor: floa
     relevance = torch.ones(len(cells.image), device=grids.device)
     for name, values in maps.items():
         if weights[name] > 0:
-            relevance = relevance * values.float().clamp(0, 1) ** (weights[name] / total)
+            # In float64: a power in float32 may differ in its last bit with the cell's place in the batch.
+            relevance = relevance * values.double().clamp(0, 1) ** (weights[name] / total)
+    relevance = relevance.float()
     relevance = smooth_map(relevance, grids)
     highest = relevance.new_zeros(len(grids)).scatter_reduce(0, cells.image, relevance, "amax")[cells.image]
     relevance = torch.where(highest > 0, relevance / torch.where(highest > 0, highest, 1), 1)

@@ -70,7 +70,8 @@ class QuestionEncoder(nn.Module):
         """Encode the tokens that are not masked.
 
         Args:
-            question (`Tensor` of shape `(images, tokens, embedding_dim)`), mask (`Tensor` of shape `(images, tokens)`).
+            question (`Tensor` of shape `(images, tokens, embedding_dim)`): token embeddings.
+            mask (`Tensor` of shape `(images, tokens)`): 0 on padding.
 
         Returns:
             `tuple[Tensor, PackedGrid]`: packed tokens of shape `(tokens of all images, dim)`, and their places.
@@ -185,8 +186,8 @@ class OpponentBalance(nn.Module):
 class LearnedRelevance(Float32Module):
     """Relevance of each cell from what it carries, how it stands out and what is asked, in a learned balance.
 
-    Learning starts from maps `m_i` that are known without training, or from 1/2 where there is none. The map of a scorer
-    is `s_i = sigmoid(logit(m_i) + z)` with its score `z`. With exponents `e_i`, the balanced weights (see
+    Learning starts from maps `m_i` that are known without training, or from 1/2 where there is none. The map of a
+    scorer is `s_i = sigmoid(logit(m_i) + z)` with its score `z`. With exponents `e_i`, the balanced weights (see
     [`OpponentBalance`]) divided by the sum of the configured weights of the maps that are known, and the power `p`,
 
         relevance = floor + (1 - floor) * stretch((smooth(prod_i m_i ** e_i) * prod_i (s_i / m_i) ** e_i) ** p)

@@ -14,7 +14,7 @@ class Scout(Float32Module):
     """Light local encoder over full-resolution patches.
 
     Patches of the first frame are embedded linearly, mixed with their surroundings by `depth` convolution blocks and
-    merged to cells. With `depth` blocks of 5 x 5 patches, a cell sees `depth` cells (2 * `depth` patches) to each side.
+    merged to cells. With `depth` blocks of 5 x 5 patches, a cell sees `2 * depth` patches to each side.
 
     Args:
         dim (`int`): width.
@@ -35,8 +35,8 @@ class Scout(Float32Module):
         """Encode the cells of a batch of images.
 
         Args:
-            patches (`Tensor` of shape `(patches, channels * frames * patch_size**2)`): as from the image processor, the
-                patches of a cell one after another.
+            patches (`Tensor` of shape `(patches, channels * frames * patch_size**2)`): as from the image processor,
+                the patches of a cell one after another.
             grids (`Tensor` of shape `(images, 2)`): rows and columns of each image, in cells.
 
         Returns:
@@ -47,9 +47,7 @@ class Scout(Float32Module):
         step = torch.arange(merge, device=grids.device)
         y = cells.y[:, None, None] * merge + step[:, None]  # (cells, merge, 1)
         x = cells.x[:, None, None] * merge + step  # (cells, 1, merge)
-        raster = fine.index(
-            cells.image[:, None, None], y, x
-        ).flatten()  # (patches,): place of each patch in its picture
+        raster = fine.index(cells.image[:, None, None], y, x).flatten()  # (patches,)
 
         first_frame = patches.view(len(patches), self.channels, self.frames, -1)[:, :, 0].flatten(1)
         embedded = self.embed(first_frame.float()).float()  # (patches, dim), cell by cell; float32 under autocast too

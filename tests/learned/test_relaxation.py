@@ -170,7 +170,7 @@ def test_mixture_and_its_gradient(kind):
     )
     finer = finer_shares(tree, probabilities)
     for relaxation in RELAXATIONS:
-        relaxed = Relaxation(relaxation, tree, finer)
+        relaxed = relaxation_of(relaxation, tree, finer)
         found = relaxed.pictures(values) if kind == "pictures" else relaxed.features(values, weights)
         if relaxation == "soft":
             torch.testing.assert_close(found, naive)
@@ -188,10 +188,16 @@ def test_the_features_own_gradient(kind):
     features, weights = torch.randn(cells, 5, requires_grad=True), torch.rand(cells) + 0.1
     finer = finer_shares(tree, split_probabilities(tree, worths, costs, splits, 3, 0.5))
     probe = torch.randn(cells, 5)
-    found = Relaxation(kind, tree, finer).features(features, weights)
+    found = relaxation_of(kind, tree, finer).features(features, weights)
     expected = features if kind != "soft" else mix_levels(features, coarse_means(tree, features, weights), finer)
     ours, theirs = (torch.autograd.grad((result * probe).sum(), features)[0] for result in (found, expected))
     torch.testing.assert_close(ours, theirs)
+
+
+def relaxation_of(kind: str, tree, finer) -> Relaxation:
+    """A mixture without fading."""
+    decided = [(share.detach() > 0.5).float() for share in finer]
+    return Relaxation(kind, tree, finer, decided, torch.zeros(len(tree.cells.image)))
 
 
 def images(seed: int = 0):
@@ -233,7 +239,7 @@ def test_finer_levels_cancel_in_a_leaf():
         pictures, relevance.requires_grad_(), grids, budgets, ArrCocConfig(), drawing_gains
     )
     finer = [share.detach().requires_grad_() for share in relaxation.finer]
-    leaves = draw_leaves(Relaxation("straight_through", relaxation.tree, finer).pictures(pictures), allocation)
+    leaves = draw_leaves(relaxation_of("straight_through", relaxation.tree, finer).pictures(pictures), allocation)
     gradients = torch.autograd.grad((leaves * torch.randn_like(leaves)).sum(), finer)
     size = allocation.sizes[allocation.cell_to_leaf].amax(1)
     for level, gradient in enumerate(gradients, start=1):
@@ -244,11 +250,13 @@ def test_finer_levels_cancel_in_a_leaf():
 
 
 def test_gumbel_noise():
+    """Noise is logistic, and a gain of nothing stays nothing."""
     torch.manual_seed(0)
     gains = [torch.full((20000,), 2.0), torch.zeros(10)]
     noise = (gumbel_gains(gains, 0.5)[0] / 2).log() / 0.5
-    assert abs(noise.mean() - 0.5772) < 0.05  # Euler's constant
-    assert abs(noise.std() - torch.pi / 6**0.5) < 0.05
+    for threshold in (-2.0, 0.0, 1.0):
+        expected = torch.tensor(-threshold).sigmoid()
+        assert abs((noise > threshold).float().mean() - expected) < 0.01
     assert (gumbel_gains(gains, 0.5)[1] == 0).all()
     grids, budgets, pictures, relevance = images()
     config = ArrCocConfig(relaxation="gumbel")
@@ -257,6 +265,53 @@ def test_gumbel_noise():
         for _ in range(8)
     }
     assert len(boxes) > 4
+
+
+def test_what_noise_chose_is_weighed_by_how_likely_it_was():
+    """A split counts with the gradient of the logarithm of its probability, a refusal not at all."""
+    tree, worths, costs, _ = problem()
+    perturbed = [
+        worth * factor
+        for worth, factor in zip(worths, gumbel_gains([torch.ones_like(w) for w in worths], 1), strict=False)
+    ]
+    perturbed, _ = node_worths(tree, perturbed)
+    splits, _ = lod_splits(tree, perturbed, costs, torch.tensor(BUDGETS), 3)
+    worths = [worth.clone().requires_grad_() for worth in worths]
+    chosen = split_probabilities(tree, worths, costs, splits, 3, 1.0, perturbed)
+    assert all(torch.equal(values, split.float()) for values, split in zip(chosen, splits, strict=True))
+    node = int(splits[0].nonzero()[0, 0])
+    gradient = torch.autograd.grad(chosen[0][node], worths[0], retain_graph=True)[0]
+    level = torch.cat(perturbed[:3]).log()
+    image = torch.cat([nodes.image for nodes in tree.levels[1:4]])
+    own = image == image[node]
+    split = torch.cat(splits[:3])
+    threshold = (level[own & split].min() + level[own & ~split].max()) / 2
+    logit = torch.cat(worths[:3]).detach().log() - threshold
+    spread = logit.sigmoid() * (1 - logit.sigmoid())
+    share = torch.cat(costs[:3])[node] * spread[node] / (torch.cat(costs[:3]) * spread)[own].sum()
+    expected = (1 - logit[node].sigmoid()) * (1 - share) / worths[0][node] if logit[node] > -2 else torch.tensor(0.0)
+    torch.testing.assert_close(gradient[node], expected.detach())
+    refused = torch.autograd.grad(
+        sum(values[~split].sum() for values, split in zip(chosen, splits, strict=False)), worths[:3]
+    )
+    assert max(part.abs().max() for part in refused) == 0
+
+
+def test_fading_goes_from_the_leaf_to_its_parent():
+    grids, budgets, pictures, relevance = images()
+    config = ArrCocConfig(relaxation_fade=1.0)
+    allocation, relaxation = relaxed_allocation(
+        pictures, relevance.requires_grad_(), grids, budgets, config, drawing_gains
+    )
+    assert relaxation.fade.min() >= 0 and relaxation.fade.max() <= 1
+    assert relaxation.fade.unique().numel() == 2  # one for each image
+    levels = [pictures, *coarse_pictures(relaxation.tree, pictures)]
+    leaf = allocation.sizes[allocation.cell_to_leaf, 0].float().log2().long()  # (cells,)
+    parent = (leaf + 1).clamp(max=len(levels) - 1)
+    fade = relaxation.fade[:, None, None, None]
+    shown, above = (torch.stack(levels)[level, torch.arange(len(leaf))] for level in (leaf, parent))
+    expected = draw_leaves(shown * (1 - fade) + above * fade, allocation)
+    torch.testing.assert_close(draw_leaves(relaxation.pictures(pictures), allocation), expected)
 
 
 ROWS, MODEL_BUDGETS = [[(8, 6), (3, 3)], [(5, 9)]], [15, 4, 12]
@@ -304,7 +359,7 @@ def test_training_straight_through_sees_what_evaluation_sees(host, learned):
 
 @pytest.mark.parametrize("host", HOSTS)
 def test_the_soft_model_becomes_the_hard_one(host):
-    """Stage `features`, budgets that are spent on whole splits: the answer of the mixture goes to that of the leaves."""
+    """Stage `features`, budgets spent on whole splits: the answer of the mixture goes to that of the leaves."""
     inputs = random_inputs(host, [[(8, 8)], [(4, 8)]], [22, 14])
     distances = []
     for temperature in (1.0, 0.1, 1e-6):

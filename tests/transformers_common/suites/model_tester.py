@@ -3,6 +3,7 @@
 from unittest.mock import patch
 
 import torch
+from transformers.testing_utils import torch_device
 from transformers_tests import test_modeling_common
 from transformers_tests.generation.test_utils import GenerationTesterMixin
 from transformers_tests.test_configuration_common import ConfigTester
@@ -17,7 +18,6 @@ from tests.helpers.tiny_processors import SPECIAL_TOKENS, VOCAB_SIZE
 
 LAYERS = 2
 GRID = (4, 6)  # of every image, in cells
-CELLS = GRID[0] * GRID[1]
 BUDGET = 9
 SPECIAL_TOKENS_START = 120
 TEXT_LENGTH = 5
@@ -27,6 +27,10 @@ LEARNED_BLOCK = {
     "cell_encoder": "scout",
     "scout_dim": 16,
     "scout_depth": 2,
+    "compressor": "experts",
+    "compressor_dim": 16,
+    "adapter": "quality",
+    "adapter_dim": 16,
 }
 
 # The common tests ask these tables by class name whether a model has a head and takes labels. Classes outside of
@@ -99,7 +103,7 @@ class ArrCocModelTester:
 
     def prepare_config_and_inputs_for_common(self):
         rows = [self._row(index) for index in range(self.batch_size)]
-        return self.get_config(), {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
+        return self.get_config(), {name: torch.cat([row[name] for row in rows]).to(torch_device) for name in rows[0]}
 
 
 class ArrCocModelSuite(GenerationTesterMixin, ModelTesterMixin):
@@ -126,7 +130,7 @@ class ArrCocModelSuite(GenerationTesterMixin, ModelTesterMixin):
         config, inputs = self.model_tester.prepare_config_and_inputs_for_common()
         input_ids = inputs.pop("input_ids")
         for model_class in self.all_model_classes:
-            model = model_class(config).eval()
+            model = model_class(config).to(torch_device).eval()
             with torch.no_grad():
                 expected = model(input_ids=input_ids, **inputs)[0]
                 model.base_model.rope_deltas = None
