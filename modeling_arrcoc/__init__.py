@@ -6,6 +6,7 @@ without `trust_remote_code`.
 
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
 
+from .adapter_folder import load_arrcoc_model
 from .allocation import allocate
 from .configuration_arrcoc import ArrCocConfig, ArrCocQwen2_5_VLConfig, ArrCocQwen3VLConfig
 from .modeling_arrcoc_qwen2_5_vl import ArrCocQwen2_5_VLForConditionalGeneration, ArrCocQwen2_5_VLModel
@@ -41,4 +42,5 @@ __all__ = [
     "ArrCocQwen3VLForConditionalGeneration",
     "ArrCocQwen3VLModel",
     "allocate",
+    "load_arrcoc_model",
 ]

@@ -22,7 +22,7 @@ from transformers.utils import cached_file
 
 from .block import ArrCocBlock
 from .configuration_arrcoc import ArrCocConfig
-from .modeling_arrcoc import Host
+from .encoding_arrcoc import Host
 
 
 CONFIG_FILE = "arrcoc_config.json"

@@ -97,12 +97,12 @@ def lod_heads(tree: QuadTree, gains: list[Tensor], budgets: Tensor, max_level: i
     """Best K leaves of each quadtree, as a top-k over nodes.
 
     A split is worth its gain for each leaf that it adds. Raising a node's worth to that of its best descendant makes
-    worth fall from the root to the leaves, so that a node's ancestors precede it in sorted order and an allocation is a
-    prefix of that order: a nested family of trees, as optimal pruning has (Chou, Lookabaugh & Gray, "Optimal pruning
+    worth fall from the root to the leaves, so that a node's ancestors precede it in sorted order and an allocation is
+    a prefix of that order: a nested family of trees, as optimal pruning has (Chou, Lookabaugh & Gray, "Optimal pruning
     with applications to tree-structured source coding and modeling", IEEE Trans. Inf. Theory 35(2), 1989). It is the
     optimal family where gains fall monotonically; elsewhere its distortion was found 0 to 10 % above the optimum.
-    Nodes above `max_level` are split before all others. Where a prefix ends one or two leaves short of K, the node that
-    comes next is cut into halves, top and bottom, and then the top half into quarters.
+    Nodes above `max_level` are split before all others. Where a prefix ends one or two leaves short of K, the node
+    that comes next is cut into halves, top and bottom, and then the top half into quarters.
 
     Args:
         tree ([`QuadTree`]): quadtrees of the grids.

@@ -10,11 +10,12 @@ from transformers import Cache, GenerationConfig
 from transformers.generation import GenerationMixin
 from transformers.generation.logits_process import LogitsProcessorList, SuppressTokensLogitsProcessor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.utils import can_return_tuple
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs, can_return_tuple
 
 from .allocation import uniform_allocation
-from .modeling_arrcoc import Host, image_allocation
-from .outputs import ArrCocCausalLMOutputWithPast
+from .encoding_arrcoc import Host
+from .outputs import ArrCocCausalLMOutputWithPast, image_allocation
 
 
 # Inputs that say how images are encoded; `generate` uses them up before the language model runs.
@@ -52,7 +53,7 @@ class ArrCocForConditionalGenerationMixin(Host):
         image_query_ids: Tensor | None = None,
         image_query_mask: Tensor | None = None,
         image_information: Tensor | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],  # type: ignore[misc]
     ) -> ArrCocCausalLMOutputWithPast:
         """As the stock model, plus `allocation`; images with `image_token_budgets` are compressed.
 

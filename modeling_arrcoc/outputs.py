@@ -154,3 +154,8 @@ class ArrCocCausalLMOutputWithPast(CausalLMOutputWithPast):
 
     rope_deltas: Tensor | None = None
     allocation: Allocation | None = None
+
+
+def image_allocation(mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None) -> Allocation | None:
+    """The allocation of pre-encoded images, if there are any and they were compressed."""
+    return getattr((mm_encoder_outputs or {}).get("image"), "allocation", None)

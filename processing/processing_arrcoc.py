@@ -27,9 +27,9 @@ _LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in Pillow's mode "L"
 
 
 class ArrCocImagesKwargs(ImagesKwargs, total=False):
-    """Image keywords of `ArrCocProcessor`; `prompts` is set by the call itself."""
+    """Image keywords of `ArrCocProcessor`; the call itself sets `budgets`, its `token_budget`, and `prompts`."""
 
-    token_budget: Any
+    budgets: Any
     queries: Any
     prompts: list[str] | None
 
@@ -118,7 +118,7 @@ class ArrCocProcessor(Qwen3VLProcessor):
         if videos is not None:
             _refuse_videos()
         kwargs = _lift_options(kwargs)
-        kwargs.setdefault("token_budget", self.token_budget)
+        kwargs["budgets"] = kwargs.pop("token_budget", self.token_budget)
         if text is not None:
             kwargs["prompts"] = [text] if isinstance(text, str) else list(text)
         return super().__call__(images=images, text=text, audio=audio, **kwargs)
@@ -148,13 +148,13 @@ class ArrCocProcessor(Qwen3VLProcessor):
     def _process_images(
         self,
         images: Any,
-        token_budget: Any = None,
+        budgets: Any = None,
         queries: Any = None,
         prompts: list[str] | None = None,
         **kwargs: Any,
     ) -> tuple[Any, list[str]]:
         inputs, replacements = super()._process_images(images, **kwargs)
-        if token_budget is None:
+        if budgets is None:
             return inputs, replacements
 
         settings = _Settings(self.image_processor, kwargs)
@@ -163,12 +163,12 @@ class ArrCocProcessor(Qwen3VLProcessor):
         grays = _gray_images(to_numpy(inputs["pixel_values"]), grids, settings)
         counts = [len(grids)] if prompts is None else [count_images(text, self.image_token) for text in prompts]
         questions = queries_per_image(queries, prompts, counts)
-        ratios = [image_compression_ratio(gray) for gray in grays] if reads_image(token_budget) else None
-        budgets = resolve_token_budgets(token_budget, cells, questions, ratios, self.auto_strategy, self.tiers)
+        ratios = [image_compression_ratio(gray) for gray in grays] if reads_image(budgets) else None
+        tokens = resolve_token_budgets(budgets, cells, questions, ratios, self.auto_strategy, self.tiers)
 
         cell_size = settings["patch_size"] * settings["merge_size"]
         query_ids, query_mask = self._encode_queries(questions)
-        inputs["image_token_budgets"] = np.array(budgets, np.int64)
+        inputs["image_token_budgets"] = np.array(tokens, np.int64)
         inputs["image_query_ids"] = query_ids
         inputs["image_query_mask"] = query_mask
         inputs["image_information"] = np.concatenate([information_map(gray, cell_size) for gray in grays])

@@ -80,12 +80,14 @@ def test_images_come_once(host, model):
 
 
 def test_positions_that_cannot_be_known(host, model):
-    """Embedded prompts, and prompts whose start is in a cache, need positions; they are never guessed."""
+    """A prompt whose start is in a cache needs positions, an embedded one to be told where images are."""
     inputs = random_inputs(host, ROWS, budgets=BUDGETS)
     embeds = model.get_input_embeddings()(inputs["input_ids"])
     with torch.no_grad():
-        with pytest.raises(ValueError, match="`position_ids`"):
-            model(**without(inputs, "input_ids"), inputs_embeds=embeds)
+        with pytest.raises(ValueError, match="`mm_token_type_ids`"):
+            model(**without(inputs, "input_ids", "mm_token_type_ids"), inputs_embeds=embeds)
+        embedded = model(**without(inputs, "input_ids"), inputs_embeds=embeds)
+        assert torch.equal(embedded.logits, model(**inputs).logits)
         cache = model(**random_inputs(host, [[], []]), use_cache=True).past_key_values
         inputs["attention_mask"] = torch.nn.functional.pad(
             inputs["attention_mask"], (cache.get_seq_length(), 0), value=1
