@@ -263,12 +263,12 @@ def draw_curves(curves: dict[str, list[tuple]], path: Path) -> None:
 
 # Options of the block, learning rate, whether evidence is given, share of the steps.
 RUNS = {
-    "straight_through": ({}, 4e-4, False, 0.25),
-    "straight_through_fade": ({"relaxation_fade": 1.0}, 4e-4, False, 0.25),
-    "soft": ({"relaxation": "soft"}, 4e-4, False, 0.25),
-    "gumbel_fade": ({"relaxation": "gumbel", "relaxation_fade": 1.0}, 4e-4, False, 1.0),
-    "evidence": ({}, 2e-3, True, 0.25),
-    "evidence_glance": ({"cell_encoder": "glance", "glance_level": 1, "query_scorer": "none"}, 2e-3, True, 0.25),
+    "straight_through": ({}, 4e-4, False, 0.2),
+    "straight_through_fade": ({"relaxation_fade": 1.0}, 4e-4, False, 1.0),
+    "soft": ({"relaxation": "soft"}, 4e-4, False, 0.2),
+    "gumbel_fade": ({"relaxation": "gumbel", "relaxation_fade": 1.0}, 4e-4, False, 0.5),
+    "evidence": ({}, 2e-3, True, 0.2),
+    "evidence_glance": ({"cell_encoder": "glance", "glance_level": 1, "query_scorer": "none"}, 2e-3, True, 0.2),
 }
 
 
@@ -277,7 +277,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for weights, curves.json and curves.png")
     parser.add_argument("--runs", nargs="+", choices=RUNS, default=list(RUNS))
     parser.add_argument("--native-steps", type=int, default=400)
-    parser.add_argument("--steps", type=int, default=800, help="of the longest run")
+    parser.add_argument("--steps", type=int, default=900, help="of the longest run")
     parser.add_argument("--batch-size", type=int, default=64)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)

@@ -88,7 +88,6 @@ class ArrCocForConditionalGenerationMixin(Host):
         )
         return ArrCocCausalLMOutputWithPast(**outputs, allocation=image_allocation(mm_encoder_outputs))
 
-    @torch.no_grad()
     def encode_images(
         self,
         pixel_values: Tensor,
@@ -100,6 +99,8 @@ class ArrCocForConditionalGenerationMixin(Host):
         **other_inputs: Any,
     ) -> BaseModelOutputWithPooling:
         """Encode images once, for one or several calls of `generate` that are to see the same tokens.
+
+        Gradients flow, so that losses on the tokens can train; call it under `torch.no_grad()` to generate.
 
         Args:
             As [`ArrCocModelMixin.get_image_features`]. The processor's other outputs may be passed too; they are not
