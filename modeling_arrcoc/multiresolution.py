@@ -66,6 +66,28 @@ def draw_leaves(cells: Tensor, allocation: Allocation) -> Tensor:
     return drawn
 
 
+def join_children(children: Tensor, pictures: Tensor) -> Tensor:
+    """Put the pictures of each node's four children together into one of the node.
+
+    Args:
+        children (`Tensor` of shape `(nodes, 4)`): as in [`QuadTree`]. Outside the grid on the right, a child looks like
+            its left neighbour; outside below, like the one above it.
+        pictures (`Tensor` of shape `(nodes of the finer level, channels, side, side)`).
+
+    Returns:
+        `Tensor` of shape `(nodes, channels, 2 * side, 2 * side)`.
+    """
+    top_left, top_right, bottom_left, bottom_right = children.unbind(1)
+    right, below = top_right == len(pictures), bottom_left == len(pictures)
+    top_right = torch.where(right, top_left, top_right)
+    bottom_right = torch.where(right, bottom_left, bottom_right)
+    bottom_left = torch.where(below, top_left, bottom_left)
+    bottom_right = torch.where(below, top_right, bottom_right)
+    top = torch.cat([pictures[top_left], pictures[top_right]], 3)  # (nodes, channels, side, 2 * side)
+    bottom = torch.cat([pictures[bottom_left], pictures[bottom_right]], 3)
+    return torch.cat([top, bottom], 2)
+
+
 def drawing_gains(tree: QuadTree, cells: Tensor, weights: Tensor) -> list[Tensor]:
     """Weighted distortion that splitting each node removes when leaves are drawn as in `draw_leaves`.
 
@@ -91,16 +113,7 @@ def drawing_gains(tree: QuadTree, cells: Tensor, weights: Tensor) -> list[Tensor
         gains.append((child_mass * gather_children(error, children, 0.0)).sum(1))
         mass = child_mass.sum(1)
 
-        top_left, top_right, bottom_left, bottom_right = children.unbind(1)
-        # Outside on the right, a child looks like its left neighbour; outside below, like the one above it.
-        right, below = top_right == len(halves), bottom_left == len(halves)
-        top_right = torch.where(right, top_left, top_right)
-        bottom_right = torch.where(right, bottom_left, bottom_right)
-        bottom_left = torch.where(below, top_left, bottom_left)
-        bottom_right = torch.where(below, top_right, bottom_right)
-        top = torch.cat([halves[top_left], halves[top_right]], 3)  # (nodes, 1, side / 2, side)
-        bottom = torch.cat([halves[bottom_left], halves[bottom_right]], 3)
-        drawings = torch.cat([top, bottom], 2)  # (nodes, 1, side, side)
+        drawings = join_children(children, halves)
     return gains
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from .allocation import allocate, lod_splits, node_worths
+from .multiresolution import join_children
 from .outputs import Allocation
 from .quadtree import QuadTree, build_quadtree, gather_children
 
@@ -125,19 +126,11 @@ def coarse_pictures(tree: QuadTree, cells: Tensor) -> Iterator[Tensor]:
     Yields:
         `Tensor` of the shape of `cells`.
     """
-    _, channels, side, _ = cells.shape
+    side = cells.shape[-1]
     drawings, place = cells, torch.arange(side, device=cells.device)
     grid = tree.cells
     for level, (children, ancestor) in enumerate(zip(tree.children, ancestor_indices(tree), strict=True), start=1):
-        top_left, top_right, bottom_left, bottom_right = children.unbind(1)
-        outside = len(drawings)  # a child outside the grid looks like its neighbour, as in `drawing_gains`
-        top_right = torch.where(top_right == outside, top_left, top_right)
-        below = bottom_left == outside
-        bottom_left = torch.where(below, top_left, bottom_left)
-        bottom_right = torch.where(bottom_right == outside, torch.where(below, top_right, bottom_left), bottom_right)
-        quarters = drawings[torch.stack([top_left, top_right, bottom_left, bottom_right], 1)]
-        quarters = quarters.view(-1, 2, 2, channels, side // 2, 2, side // 2, 2).mean((5, 7))
-        drawings = quarters.permute(0, 3, 1, 4, 2, 5).reshape(-1, channels, side, side)
+        drawings = join_children(children, F.avg_pool2d(drawings, 2))
         size = 2**level
         rows = (grid.y % size * side)[:, None] + place  # (cells, side): pixel of the full picture within the leaf
         columns = (grid.x % size * side)[:, None] + place
