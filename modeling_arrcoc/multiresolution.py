@@ -70,8 +70,8 @@ def join_children(children: Tensor, pictures: Tensor) -> Tensor:
     """Put the pictures of each node's four children together into one of the node.
 
     Args:
-        children (`Tensor` of shape `(nodes, 4)`): as in [`QuadTree`]. Outside the grid on the right, a child looks like
-            its left neighbour; outside below, like the one above it.
+        children (`Tensor` of shape `(nodes, 4)`): as in [`QuadTree`]. Outside the grid on the right, a child looks
+            like its left neighbour; outside below, like the one above it.
         pictures (`Tensor` of shape `(nodes of the finer level, channels, side, side)`).
 
     Returns:
