@@ -39,8 +39,11 @@ TEXT_TOKENS = 60
 IMAGE, VIDEO, START, END, VOCABULARY = 10, 11, 12, 13, 1000  # a small vocabulary: its projection is one row's work
 
 
-def build_model(like: str, device: str, dtype: torch.dtype) -> ArrCocQwen3VLForConditionalGeneration:
+def build_model(
+    like: str, device: str, dtype: torch.dtype, cell_encoder: str
+) -> ArrCocQwen3VLForConditionalGeneration:
     """A model of published widths with random weights; its vocabulary is small, which prefill does not depend on."""
+    relevance = "learned" if cell_encoder == "scout" else "free"
     (depth, hidden, intermediate), (layers, width, mlp, heads, kv_heads), tied = WIDTHS[like]
     head_dim = 128 if like != "tiny" else 64
     config = ArrCocQwen3VLConfig(
@@ -72,6 +75,7 @@ def build_model(like: str, device: str, dtype: torch.dtype) -> ArrCocQwen3VLForC
         vision_start_token_id=START,
         vision_end_token_id=END,
         tie_word_embeddings=tied,
+        arrcoc_config={"stage": "pixels", "cell_encoder": cell_encoder, "relevance": relevance},
     )
     with torch.device(device):
         previous = torch.get_default_dtype()
@@ -198,20 +202,25 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"))
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--cell-encoder", default="glance", help="of stage pixels")
+    parser.add_argument(
+        "--cell-encoder",
+        default="glance",
+        choices=("glance", "scout", "none"),
+        help="of stage pixels; a scout is trained for that stage, and stage features is left out with it",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE")
     arguments = parser.parse_args()
     (rows, cols), device, dtype = arguments.grid, arguments.device, getattr(torch, arguments.dtype)
 
-    model = build_model(arguments.like, device, dtype)
-    model.config.arrcoc_config.cell_encoder = arguments.cell_encoder
+    model = build_model(arguments.like, device, dtype, arguments.cell_encoder)
     cases: list[tuple[str, float, dict[str, Tensor], str | None]] = []
     cases.append(("stock", 1.0, build_inputs(rows, cols, None, device, dtype), None))
     for share in arguments.shares:
         budget = max(1, round(share * rows * cols))
         compressed = build_inputs(rows, cols, budget, device, dtype)
         small = resized_grid(rows, cols, budget)
-        cases.append(("features", share, compressed, "features"))
+        if arguments.cell_encoder != "scout":
+            cases.append(("features", share, compressed, "features"))
         cases.append(("pixels", share, compressed, "pixels"))
         cases.append(("resize", share, build_inputs(*small, None, device, dtype), None))
 
