@@ -361,17 +361,18 @@ def allocate(
     counts, budgets = grids.prod(1), budgets.to(grids)
     if len(budgets) != len(grids):
         raise ValueError(f"found {len(budgets)} token budgets for {len(grids)} images; expected one an image")
-    if len(features) != int(counts.sum()) or len(relevance) != len(features):
+    expected = int(counts.sum())
+    if len(features) != expected or len(relevance) != expected:
         raise ValueError(
             f"found features of {len(features)} cells and relevance of {len(relevance)}, but the grids "
-            f"{grids.tolist()} have {int(counts.sum())} cells"
+            f"{grids.tolist()} have {expected} cells"
         )
     if ((budgets < 1) | (budgets > counts)).any():
         raise ValueError(
             f"found token budgets {budgets.tolist()}; expected between 1 and the native counts {counts.tolist()}"
         )
     relevance = relevance.float()
-    if not (torch.isfinite(relevance) & (relevance > 0)).all():
+    if expected and not 0 < relevance.min() <= relevance.max() < math.inf:  # NaN fails every comparison
         raise ValueError("relevance must be positive and finite in every cell")
 
     if config.policy in ("uniform", "random"):
