@@ -28,6 +28,7 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLVisionConfig, 
 
 from arrcoc import ArrCocConfig, allocate
 from arrcoc.allocation import POLICIES
+from arrcoc.multiresolution import drawing_gains
 from arrcoc.pooling import pool_leaves
 from arrcoc.relevance import attention_scores, balance_maps, normalize_per_image, salience_map
 
@@ -67,6 +68,13 @@ def allocation_case(
 ) -> Callable[[], Any]:
     inputs, config = image_batch(grid, budget, images, dim), ArrCocConfig(policy=policy)
     return lambda: allocate(**inputs, config=config)
+
+
+def pixels_case(grid: tuple[int, int], budget: int) -> Callable[[], Any]:
+    """Allocation as stage `pixels` does it: the distortion is that of drawing, on pictures of 32 x 32 pixels."""
+    inputs = image_batch(grid, budget, 1, 1)
+    inputs["features"] = torch.randn(grid[0] * grid[1], 6, 32, 32)  # three colours of two equal frames
+    return lambda: allocate(**inputs, config=ArrCocConfig(), gains=drawing_gains)
 
 
 def measure(cases: dict[str, Callable[[], Any]], seconds: float, least: int = 5) -> dict[str, float]:
@@ -123,6 +131,12 @@ def time_images(report: Report, dim: int, seconds: float) -> None:
         report.add(name, times[name], "ms", limit)
         report.add(eight, times[eight], "ms")
         report.add(f"{eight}, times one image", times[eight] / times[name], "x", BATCH)
+
+
+def time_pixels(report: Report, seconds: float) -> None:
+    report.section("Allocation (lod) in stage pixels")
+    for name, (grid, budget, limit) in IMAGES.items():
+        report.add(name, measure({name: pixels_case(grid, budget)}, seconds)[name], "ms", limit)
 
 
 def time_policies(report: Report, seconds: float) -> None:
@@ -220,6 +234,7 @@ def main() -> None:
     report = Report()
     for dim in arguments.widths:
         time_images(report, dim, arguments.seconds)
+    time_pixels(report, arguments.seconds)
     time_policies(report, arguments.seconds)
     time_growth(report, 2 * arguments.seconds)
     if all(arguments.tower_grid):
