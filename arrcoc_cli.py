@@ -27,13 +27,13 @@ PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 def token_budget(text: str) -> int | float | str:
-    """Read a token budget: a number of tokens (`256`), a share of the native count (`0.25`), or `auto`, also with
-    the name of its strategy (`auto:two_mode`).
+    """Read a token budget: a number of tokens (`256`), a share of the native count (`0.25`), `auto`, also with the
+    name of its strategy (`auto:two_mode`), or `learned`, also with the most the model may choose (`learned:400`).
 
     Raises:
         argparse.ArgumentTypeError: for anything else.
     """
-    if re.fullmatch(r"auto(:\w+)?", text):
+    if re.fullmatch(r"auto(:\w+)?|learned(:[1-9]\d*)?", text):
         return text
     try:
         tokens = int(text)
@@ -48,7 +48,8 @@ def token_budget(text: str) -> int | float | str:
         if tokens >= 1:
             return tokens
     raise argparse.ArgumentTypeError(
-        f"found {text!r}; expected a number of tokens (256), a share of the native count up to 1.0 (0.25) or auto"
+        f"found {text!r}; expected a number of tokens (256), a share of the native count up to 1.0 (0.25), auto or "
+        "learned"
     )
 
 

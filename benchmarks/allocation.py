@@ -1,6 +1,6 @@
 """Time the allocation of visual tokens, and what pooling and scoring cost beside the vision tower.
 
-    python benchmarks/allocation.py                            # under two minutes on one core
+    python benchmarks/allocation.py                            # two minutes on one core
     python benchmarks/allocation.py --json allocation.json --seconds 5
     python benchmarks/allocation.py --tower-grid 48 50 --tower-dtype float32     # minutes a run
 
@@ -8,6 +8,10 @@ One thread; medians of interleaved runs after a warm-up, of the time that the th
 that is the time that passes. Memory that glibc gives back to the kernel is paid for in page faults, up to half of the
 time on a small virtual machine: where the variables that forbid it are not set, the script starts itself again with
 them.
+
+Allocation measures distortion on something small that is prepared once an image, whatever is asked: a sketch of the
+cell features (stage `features`) or the losses of drawing at each level (stage `pixels`). Preparation and allocation
+are timed, and their sum.
 """
 
 import argparse
@@ -22,14 +26,16 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import __version__ as transformers_version
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLVisionConfig, Qwen3VLVisionModel
 
-from arrcoc import ArrCocConfig, allocate
+from arrcoc import Allocation, ArrCocConfig, allocate
 from arrcoc.allocation import POLICIES
-from arrcoc.multiresolution import drawing_gains
+from arrcoc.multiresolution import drawing_gains, drawing_losses
 from arrcoc.pooling import pool_leaves
+from arrcoc.quadtree import SKETCH_WIDTH, sketch_features
 from arrcoc.relevance import attention_scores, balance_maps, normalize_per_image, salience_map
 
 
@@ -70,11 +76,30 @@ def allocation_case(
     return lambda: allocate(**inputs, config=config)
 
 
-def pixels_case(grid: tuple[int, int], budget: int) -> Callable[[], Any]:
-    """Allocation as stage `pixels` does it: the distortion is that of drawing, on pictures of 32 x 32 pixels."""
-    inputs = image_batch(grid, budget, 1, 1)
-    inputs["features"] = torch.randn(grid[0] * grid[1], 6, 32, 32)  # three colours of two equal frames
-    return lambda: allocate(**inputs, config=ArrCocConfig(), gains=drawing_gains)
+Cases = dict[str, Callable[[], Any]]
+
+
+def features_cases(grid: tuple[int, int], budget: int, images: int, dtype: torch.dtype) -> Cases:
+    """Preparation and allocation as stage `features` does them."""
+    inputs = image_batch(grid, budget, images, HOST_DIM)
+    features = inputs["features"].to(dtype)
+    inputs["features"] = sketch_features(features)
+    return {
+        "preparation": lambda: sketch_features(features),
+        "allocation": lambda: allocate(**inputs, config=ArrCocConfig()),
+    }
+
+
+def pixels_cases(grid: tuple[int, int], budget: int, images: int, dtype: torch.dtype) -> Cases:
+    """Preparation and allocation as stage `pixels` does them, with pictures of 32 x 32 pixels."""
+    inputs = image_batch(grid, budget, images, 1)
+    cells, grids = len(inputs["features"]), inputs["grids"]
+    pictures = torch.rand(cells, 6, 32, 32, dtype=dtype)  # three colours of two equal frames
+    inputs["features"] = drawing_losses(pictures[:, ::2], grids)
+    return {
+        "preparation": lambda: drawing_losses(pictures[:, ::2], grids),
+        "allocation": lambda: allocate(**inputs, config=ArrCocConfig(), gains=drawing_gains),
+    }
 
 
 def measure(cases: dict[str, Callable[[], Any]], seconds: float, least: int = 5) -> dict[str, float]:
@@ -116,27 +141,65 @@ class Report:
         print(f"  {name:<62}{value:>10.2f} {unit:<3}{verdict}", flush=True)
 
 
-def time_images(report: Report, dim: int, seconds: float) -> None:
+def time_images(report: Report, title: str, cases: Callable[..., Cases], dtype: torch.dtype, seconds: float) -> None:
     """One image and a batch of eight, of both sizes."""
-    report.section(f"Allocation (lod), cell features of width {dim}")
+    report.section(f"Allocation (lod), {title}, {str(dtype).removeprefix('torch.')}")
     for name, (grid, budget, limit) in IMAGES.items():
-        eight = f"{name}, batch of {BATCH}"
-        times = measure(
-            {
-                name: allocation_case(grid, budget, dim=dim),
-                eight: allocation_case(grid, budget, images=BATCH, dim=dim),
-            },
-            seconds,
-        )
-        report.add(name, times[name], "ms", limit)
-        report.add(eight, times[eight], "ms")
-        report.add(f"{eight}, times one image", times[eight] / times[name], "x", BATCH)
+        for part, target in (("preparation", None), ("allocation", limit), ("sum", limit)):
+            if part == "preparation":
+                one, eight = (measure(cases(grid, budget, images, dtype), seconds, least=3) for images in (1, BATCH))
+                one, eight = ({**times, "sum": sum(times.values())} for times in (one, eight))
+            report.add(f"{name}: {part}", one[part], "ms", target)
+            report.add(f"{name}: {part}, batch of {BATCH}", eight[part], "ms")
+            ratio = BATCH if target else None
+            report.add(f"{name}: {part}, batch of {BATCH}, times one image", eight[part] / one[part], "x", ratio)
 
 
-def time_pixels(report: Report, seconds: float) -> None:
-    report.section("Allocation (lod) in stage pixels")
-    for name, (grid, budget, limit) in IMAGES.items():
-        report.add(name, measure({name: pixels_case(grid, budget)}, seconds)[name], "ms", limit)
+def cell_features(kind: str, rows: int, cols: int, dim: int, generator: torch.Generator) -> Tensor:
+    """Made-up cell features of shape `(rows * cols, dim)`."""
+    cells = rows * cols
+    noise = torch.randn(cells, dim, generator=generator)
+    if kind == "random":
+        return noise
+    if kind == "text on blank paper":
+        blocks = torch.rand(1, 1, rows // 4 + 1, cols // 4 + 1, generator=generator) > 0.7
+        is_text = F.interpolate(blocks.float(), (rows, cols)).flatten()[:, None]
+        return is_text * noise + torch.randn(dim, generator=generator)
+    coarse = torch.randn(1, 64, rows // 6 + 2, cols // 6 + 2, generator=generator)
+    smooth = F.interpolate(coarse, (rows, cols), mode="bicubic")[0].flatten(1).T  # (cells, 64)
+    field = smooth @ torch.randn(64, dim, generator=generator) / 8 + 0.2 * noise
+    if kind == "smooth, six channels 50 times larger":
+        field[:, torch.randperm(dim, generator=generator)[:6]] *= 50
+    return field
+
+
+def distortion(features: Tensor, allocation: Allocation) -> float:
+    """Relevance-weighted squared distance of the cells from the means of their leaves."""
+    cells, leaf, weights = features.double(), allocation.cell_to_leaf, allocation.relevance.double()[:, None]
+    mass = weights.new_zeros(len(allocation.boxes), 1).index_add(0, leaf, weights)
+    total = cells.new_zeros(len(mass), cells.shape[1]).index_add(0, leaf, weights * cells)
+    return float((weights * (cells - (total / mass)[leaf]).square()).sum())
+
+
+def compare_sketches(report: Report, grid: tuple[int, int], budgets: tuple[int, ...], seeds: int = 4) -> None:
+    """How much more distortion leaves have that were chosen by sketches, not by all channels."""
+    report.section(f"Distortion of leaves chosen by a sketch of {HOST_DIM:,} channels, beyond that by all of them")
+    kinds = ("random", "smooth", "smooth, six channels 50 times larger", "text on blank paper")
+    for kind in kinds:
+        excess: dict[int, list[float]] = {SKETCH_WIDTH // 2: [], SKETCH_WIDTH: [], 2 * SKETCH_WIDTH: []}
+        for seed in range(seeds):
+            generator = torch.Generator().manual_seed(seed)
+            features = cell_features(kind, *grid, HOST_DIM, generator).bfloat16()
+            relevance = torch.rand(len(features), generator=generator) * 0.95 + 0.05
+            for budget in budgets:
+                where = relevance, torch.tensor([grid]), torch.tensor([budget]), ArrCocConfig()
+                exact = distortion(features, allocate(features, *where))
+                for width, found in excess.items():
+                    chosen = allocate(sketch_features(features, width), *where)
+                    found.append(100 * (distortion(features, chosen) / exact - 1))
+        for width, found in excess.items():
+            report.add(f"{kind}: width {width}, mean", statistics.mean(found), "%")
+            report.add(f"{kind}: width {width}, highest", max(found), "%")
 
 
 def time_policies(report: Report, seconds: float) -> None:
@@ -180,7 +243,8 @@ def time_beside_tower(report: Report, grid: tuple[int, int], dtype: torch.dtype,
     to_key = nn.Linear(HOST_DIM, KEY_HEADS * HEAD_DIM, bias=False, dtype=dtype)
     information = torch.rand(cells)
     block = ArrCocConfig()
-    allocation = allocate(features, **inputs, config=block)
+    sketch = sketch_features(features)
+    allocation = allocate(sketch, **inputs, config=block)
 
     def score() -> Tensor:
         query = to_query(norm(question)).unflatten(-1, (HEADS, HEAD_DIM))
@@ -198,7 +262,8 @@ def time_beside_tower(report: Report, grid: tuple[int, int], dtype: torch.dtype,
             {
                 "scoring by attention": score,
                 "salience (off by default)": lambda: salience_map(features, grids),
-                "allocation (lod)": lambda: allocate(features, **inputs, config=block),
+                "sketch": lambda: sketch_features(features),
+                "allocation (lod)": lambda: allocate(sketch, **inputs, config=block),
                 f"pooling of {len(layers)} feature maps": pool,
             },
             seconds,
@@ -208,14 +273,15 @@ def time_beside_tower(report: Report, grid: tuple[int, int], dtype: torch.dtype,
         report.add(name, value, "ms")
     both = times["scoring by attention"] + times[f"pooling of {len(layers)} feature maps"]
     report.add("pooling and scoring, share of the tower", 100 * both / whole, "%", 5.0)
-    report.add("with allocation, share of the tower", 100 * (both + times["allocation (lod)"]) / whole, "%")
+    report.add("sketch, share of the tower", 100 * times["sketch"] / whole, "%")
+    chosen = both + times["sketch"] + times["allocation (lod)"]
+    report.add("with sketch and allocation, share of the tower", 100 * chosen / whole, "%")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", metavar="FILE", help="write the results to a file, too")
     parser.add_argument("--seconds", type=float, default=2.0, help="time for each group of cases (default: 2)")
-    parser.add_argument("--widths", type=int, nargs="+", default=[64, 2048], help="widths of cell features")
     parser.add_argument(
         "--tower-grid", type=int, nargs=2, default=[12, 12], metavar=("ROWS", "COLS"), help="cells; 0 0: no tower"
     )
@@ -232,9 +298,10 @@ def main() -> None:
     }
     print(", ".join(f"{name} {value}" for name, value in environment.items()) + ", one thread, medians")
     report = Report()
-    for dim in arguments.widths:
-        time_images(report, dim, arguments.seconds)
-    time_pixels(report, arguments.seconds)
+    for dtype in (torch.float32, torch.bfloat16):
+        time_images(report, f"cell features of width {HOST_DIM}", features_cases, dtype, arguments.seconds)
+    time_images(report, "stage pixels", pixels_cases, torch.float32, arguments.seconds)
+    compare_sketches(report, (48, 50), (240, 600))
     time_policies(report, arguments.seconds)
     time_growth(report, 2 * arguments.seconds)
     if all(arguments.tower_grid):

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from .outputs import Allocation
-from .quadtree import PackedGrid, QuadTree, build_quadtree, gather_children, packed_grid, split_gains
+from .quadtree import PackedGrid, QuadTree, build_quadtree, gather_children, packed_grid, scramble, split_gains
 
 
 POLICIES = ("lod", "tiers", "uniform", "random", "topk")
@@ -117,13 +117,16 @@ def lod_heads(tree: QuadTree, gains: list[Tensor], budgets: Tensor, max_level: i
     if not gains:  # every grid is a single cell
         return torch.arange(len(cells.image), device=cells.image.device)
     splits, lefts = lod_splits(tree, *node_worths(tree, gains), budgets, max_level)
-    heads = cells.index(tree.levels[-1].image, tree.levels[-1].y, tree.levels[-1].x)  # (images,)
+    corners = [torch.arange(len(cells.image), device=cells.image.device)]  # top-left cell of each node
+    for children in tree.children:
+        corners.append(corners[-1].index_select(0, children[:, 0]))
+    heads = corners[-1]  # (images,)
     for level in reversed(range(len(splits))):
-        node, parent, side = tree.levels[level], tree.parents[level], 2**level
-        is_split, halves = splits[level][parent], lefts[level][parent]  # (nodes_level,)
-        own_column = is_split | ((halves == 2) & (node.y % 2 == 0))
-        own = cells.index(node.image, node.y * side, torch.where(own_column, node.x, node.x - node.x % 2) * side)
-        heads = torch.where(is_split | (halves > 0), own, heads[parent])
+        node, parent = tree.levels[level], tree.parents[level]
+        # Whether the parent is split, and else whether into halves (1) or into halves and a half into quarters (2).
+        cut = torch.where(splits[level], 3, lefts[level]).index_select(0, parent)  # (nodes_level,)
+        is_right_half = (node.x & 1) * (cut < 2 + (node.y & 1))  # its leaf begins with its left neighbour
+        heads = torch.where(cut > 0, corners[level] - (is_right_half << level), heads.index_select(0, parent))
     return heads
 
 
@@ -285,9 +288,7 @@ def random_gains(tree: QuadTree, seed: int) -> list[Tensor]:
     gains = []
     for level, nodes in enumerate(tree.levels[1:], start=1):
         state = nodes.y * 73856093 ^ nodes.x * 19349663 ^ (level * 83492791 + seed * 2654435761)
-        for multiplier in (0x45D9F3B, 0x119DE1F3):
-            state = ((state ^ (state >> 16)) * multiplier) & 0xFFFFFFFF
-        gains.append(((state ^ (state >> 16)) & 0xFFFFFF).float() / 2**24)
+        gains.append(scramble(state).float() / 2**24)
     return gains
 
 
@@ -344,13 +345,13 @@ def allocate(
     """Divide the cells of each image into exactly its budget of leaves.
 
     Args:
-        features (`Tensor` of shape `(cells, ...)`): what the distortion is measured on (policy `lod`).
+        features (`Tensor` of shape `(cells, ...)`): what `gains` measures the distortion on (policy `lod`).
         relevance (`Tensor` of shape `(cells,)`): relevance of each cell, positive and finite.
         grids (`Tensor` of shape `(images, 2)`): rows and columns of each image, in cells.
         budgets (`Tensor` of shape `(images,)`): leaves of each image.
         config ([`ArrCocConfig`]): `policy`, `max_level`, `tiers`, `region_size`, `position_scale`, `seed`.
-        gains (`Callable`, *optional*): measures the distortion of features; `split_gains` where leaves are the means
-            of their cells' features.
+        gains (`Callable`, *optional*): measures the distortion: `split_gains` on cell features, or a sketch of them,
+            where leaves are means of features; `drawing_gains` on drawing losses where leaves are drawn.
 
     Returns:
         [`Allocation`] without maps. For `uniform` and `random` its relevance is 1 everywhere.

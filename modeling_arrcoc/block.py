@@ -7,8 +7,10 @@ from torch import Tensor, nn
 from .adapter import PrototypeAdapter, QualityAdapter
 from .compressor import VariableCompressor
 from .configuration_arrcoc import ArrCocConfig
+from .depth import DepthScorer
 from .outputs import Allocation
 from .pooling import pool_leaves
+from .router import BudgetRouter
 from .scorers import LearnedRelevance
 from .scout import Scout
 
@@ -20,20 +22,25 @@ class ArrCocBlock(nn.Module):
         config ([`ArrCocConfig`]): the block.
         vision_config ([`PreTrainedConfig`]): of the host's tower; its patches are what the scout sees.
         hidden_size (`int`): width of the host's visual tokens and token embeddings.
+
+    Raises:
+        ValueError: if `config` asks for a semantic depth and the host has no DeepStack layers to choose from.
     """
 
     scout: Scout | None
     relevance: LearnedRelevance | None
+    router: BudgetRouter | None
+    depth: DepthScorer | None
     compressors: nn.ModuleList | None  # of the tower's output and of its DeepStack layers, in this order
     adapter: QualityAdapter | PrototypeAdapter | None
 
     def __init__(self, config: ArrCocConfig, vision_config: Any, hidden_size: int):
         super().__init__()
-        self.scout, self.relevance = None, None
+        self.scout, self.relevance, self.router, self.depth = None, None, None, None
+        is_scouted = config.stage == "pixels" and config.cell_encoder == "scout"
+        cell_dim = config.scout_dim if is_scouted else hidden_size
         if config.relevance == "learned":
-            cell_dim = hidden_size
-            if config.stage == "pixels" and config.cell_encoder == "scout":
-                cell_dim = config.scout_dim
+            if is_scouted:
                 self.scout = Scout(
                     config.scout_dim,
                     config.scout_depth,
@@ -45,6 +52,19 @@ class ArrCocBlock(nn.Module):
             self.relevance = LearnedRelevance(
                 config.scout_dim, cell_dim, hidden_size, config.map_weights, config.relevance_floor
             )
+        if config.budget == "learned":
+            is_blind = config.stage == "pixels" and config.cell_encoder == "none"
+            self.router = BudgetRouter(
+                config.scout_dim, list(config.tiers), hidden_size, cell_dim=None if is_blind else cell_dim
+            )
+        deepstack_layers = len(getattr(vision_config, "deepstack_visual_indexes", ()))
+        if config.semantic_depth != "all" and deepstack_layers < 2:
+            raise ValueError(
+                f"`semantic_depth` is {config.semantic_depth!r}, but the host's vision tower has {deepstack_layers} "
+                "DeepStack layers; a choice needs two (Qwen3-VL has three, Qwen2.5-VL none)"
+            )
+        if config.semantic_depth == "learned":
+            self.depth = DepthScorer(config.scout_dim, hidden_size, deepstack_layers)
         for part in self.children():
             part.float()  # also where the default is another precision
 
@@ -52,9 +72,9 @@ class ArrCocBlock(nn.Module):
         self.compressors, self.adapter = None, None
         self.has_cells = config.stage == "features"
         if config.compressor == "experts":
-            layers = 1 + len(getattr(vision_config, "deepstack_visual_indexes", ()))
             self.compressors = nn.ModuleList(
-                VariableCompressor(hidden_size, config.compressor_dim, attentive=self.has_cells) for _ in range(layers)
+                VariableCompressor(hidden_size, config.compressor_dim, attentive=self.has_cells)
+                for _ in range(1 + deepstack_layers)
             )
         if config.adapter != "none":
             adapter = {"quality": QualityAdapter, "prototype": PrototypeAdapter}[config.adapter]

@@ -9,12 +9,14 @@ from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLCo
 from transformers.models.qwen3_vl.configuration_qwen3_vl import Qwen3VLConfig
 
 from .allocation import POLICIES
+from .depth import SEMANTIC_DEPTHS
 from .relaxation import RELAXATIONS
 
 
 STAGES = ("features", "pixels")
 POSITION_SCALES = ("native", "matched")
 RELEVANCES = ("free", "learned")
+BUDGETS = ("given", "learned")
 CELL_ENCODERS = ("glance", "scout", "none")
 QUERY_SCORERS = ("attention", "cosine", "none")
 COMPRESSORS = ("mean", "experts")
@@ -40,7 +42,7 @@ _Config: Any = PreTrainedConfig if TYPE_CHECKING else object
 @strict
 class ArrCocConfig(PreTrainedConfig):
     r"""
-    The ARR-COC block: how an image's visual tokens are spent. How many there are is said to the processor.
+    The ARR-COC block: how an image's visual tokens are spent. How many there are, or may be, is said to the processor.
 
     Args:
         stage (`str`, *optional*, defaults to `"features"`):
@@ -54,7 +56,7 @@ class ArrCocConfig(PreTrainedConfig):
             Coarsest level of a leaf under `"lod"` and `"random"`, `2**max_level` cells a side, as far as the budget
             allows.
         tiers (`list[int]`, *optional*, defaults to `[64, 100, 160, 256, 400]`):
-            Token counts of a region under `"tiers"`, ascending.
+            Token counts, ascending: of a region under the policy `"tiers"`, of an image with a learned budget.
         region_size (`int`, *optional*, defaults to 32):
             Side of a region in cells under `"tiers"`.
         position_scale (`str`, *optional*, defaults to `"native"`):
@@ -69,21 +71,36 @@ class ArrCocConfig(PreTrainedConfig):
         relevance (`str`, *optional*, defaults to `"free"`):
             `"free"`: training-free, without weights. `"learned"`: scorers and their balance are trained; they start as
             the training-free relevance of the same options.
+        budget (`str`, *optional*, defaults to `"given"`):
+            `"given"`: images take exactly the tokens that the processor was told. `"learned"`: where the processor's
+            `token_budget` is `"learned"`, a router chooses one of `tiers`, at most the processor's placeholders; it
+            starts with the highest.
+        budget_fade (`float`, *optional*, defaults to 1.0):
+            With a learned budget, the most that training fades what a tier shows beyond the next lower one, in [0, 1];
+            how far is drawn anew for each image. At 1 the router is taught what detail is worth to the answer; at 0
+            images look as at inference, and an answer that is sure does not defend what it needed.
+        semantic_depth (`str`, *optional*, defaults to `"all"`):
+            How many DeepStack layers a leaf keeps, on hosts that have several; an image at native budget keeps all.
+            `"all"`: all. `"relevance"`: by rank, in equal parts, from the most relevant leaves, which keep all, to
+            the least relevant, which keep the deepest alone. `"learned"`: a scorer decides; it starts with all.
         scout_dim (`int`, *optional*, defaults to 192):
-            Width of the scout and of the scorers; a multiple of 8.
+            Width of the scout, of the scorers and of the router; a multiple of 8.
         scout_depth (`int`, *optional*, defaults to 4):
             Convolution blocks of the scout.
         relaxation (`str`, *optional*, defaults to `"straight_through"`):
             How the loss reaches learned relevance through the choice of leaves (policy `"lod"`). `"straight_through"`:
-            leaves as at inference, with the gradient of fading into coarser levels. `"gumbel"`: the same with noise on
-            worth, so that training tries what it would not choose. `"soft"`: in training every cell is a mixture of
-            its levels, which in stage `"pixels"` costs what the native picture does.
+            the leaves that inference chooses, with the gradient of fading into coarser levels; splits that were
+            refused count as much as those that were hardly chosen. `"gumbel"`: noise on worth, so that training tries
+            what it would not choose. `"soft"`: in training every cell is a mixture of its levels, which in stage
+            `"pixels"` costs what the native picture does.
         relaxation_temperature (`float`, *optional*, defaults to 0.5):
             Width of the mixture, and scale of the noise, in the logarithm of a node's worth.
-        relaxation_fade (`float`, *optional*, defaults to 0.0):
-            In stage `"pixels"`, the most that training fades leaves into their parents, in [0, 1]; how far is drawn
-            anew for each image, and 0 shows the leaves as at inference. A sure answer has no gradient: fading makes
-            it unsure of what it would lose.
+        relaxation_fade (`float`, *optional*):
+            How far leaves are faded into their parents while relevance is trained with `"straight_through"` or
+            `"gumbel"`, in [0, 1]; 0 shows them as at inference. A sure answer has no gradient: fading makes it unsure
+            of what it would lose. Without it relevance was not learned from answers in stage `"pixels"`, where it
+            defaults to 0.8; in stage `"features"` it defaults to 0.0. Set it to 0 to train a host, compressor or
+            adapter along on what inference shows them.
         query_scorer (`str`, *optional*, defaults to `"attention"`):
             How the question is compared with the cells without training. `"attention"`: queries and keys of the
             language model's first layer. `"cosine"`: token embeddings and cell features. `"none"`: not at all.
@@ -132,11 +149,14 @@ class ArrCocConfig(PreTrainedConfig):
     query_weight: float | int = 1.0
     relevance_floor: float | int = 0.05
     relevance: str = "free"
+    budget: str = "given"
+    budget_fade: float | int = 1.0
+    semantic_depth: str = "all"
     scout_dim: int = 192
     scout_depth: int = 4
     relaxation: str = "straight_through"
     relaxation_temperature: float | int = 0.5
-    relaxation_fade: float | int = 0.0
+    relaxation_fade: float | int | None = None
     compressor: str = "mean"
     compressor_dim: int | None = None
     adapter: str = "none"
@@ -158,6 +178,8 @@ class ArrCocConfig(PreTrainedConfig):
         _at_least("glance_level", self.glance_level, 0)
         _at_least("region_size", self.region_size, 1)
         _choose("relevance", self.relevance, RELEVANCES)
+        _choose("budget", self.budget, BUDGETS)
+        _choose("semantic_depth", self.semantic_depth, SEMANTIC_DEPTHS)
         _choose("relaxation", self.relaxation, RELAXATIONS)
         _choose("compressor", self.compressor, COMPRESSORS)
         _choose("adapter", self.adapter, ADAPTERS)
@@ -185,11 +207,14 @@ class ArrCocConfig(PreTrainedConfig):
             raise ValueError(f"`relevance_floor` is {self.relevance_floor!r}; allowed are numbers in (0, 1]")
         if not 0 <= self.seed < 2**31:
             raise ValueError(f"`seed` is {self.seed!r}; allowed are integers in [0, 2**31)")
-        if not 0 <= self.relaxation_fade <= 1:
-            raise ValueError(f"`relaxation_fade` is {self.relaxation_fade!r}; allowed are numbers in [0, 1]")
+        for name, fade in (("relaxation_fade", self.relaxation_fade), ("budget_fade", self.budget_fade)):
+            if fade is not None and not 0 <= fade <= 1:
+                raise ValueError(f"`{name}` is {fade!r}; allowed are numbers in [0, 1]")
         self.tiers = list(self.tiers)
         if not self.tiers or self.tiers[0] < 1 or sorted(set(self.tiers)) != self.tiers:
             raise ValueError(f"`tiers` is {self.tiers!r}; allowed are positive token counts in ascending order")
+        if self.budget == "learned" and len(self.tiers) < 2:
+            raise ValueError(f"`tiers` is {self.tiers!r}; a learned budget needs two of them to choose from")
         super().__post_init__(**kwargs)
 
     @property
@@ -239,7 +264,7 @@ class ArrCocQwen3VLConfig(_HostConfigMixin, Qwen3VLConfig):
     model_type = "arrcoc_qwen3_vl"
     host_model_type = "qwen3_vl"
     sub_configs_defaults = {**Qwen3VLConfig.sub_configs_defaults, "arrcoc_config": SubConfigSpec(ArrCocConfig)}
-    keys_to_ignore_at_inference = ["past_key_values", "allocation"]
+    keys_to_ignore_at_inference = ["past_key_values", "image_hidden_states", "allocation"]
 
     arrcoc_config: dict | PreTrainedConfig | None = None
 
@@ -259,7 +284,7 @@ class ArrCocQwen2_5_VLConfig(_HostConfigMixin, Qwen2_5_VLConfig):
     model_type = "arrcoc_qwen2_5_vl"
     host_model_type = "qwen2_5_vl"
     sub_configs_defaults = {**Qwen2_5_VLConfig.sub_configs_defaults, "arrcoc_config": SubConfigSpec(ArrCocConfig)}
-    keys_to_ignore_at_inference = ["past_key_values", "allocation"]
+    keys_to_ignore_at_inference = ["past_key_values", "image_hidden_states", "allocation"]
 
     arrcoc_config: dict | PreTrainedConfig | None = None
 

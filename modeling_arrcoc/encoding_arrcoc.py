@@ -13,58 +13,40 @@ from transformers.utils import can_return_tuple
 
 from .allocation import allocate, uniform_allocation
 from .block import ArrCocBlock
+from .depth import keep_layers
 from .layers import Initialized
 from .multiresolution import (
     cells_to_patches,
     draw_leaves,
     drawing_gains,
+    drawing_losses,
     patch_positions,
     patches_to_cells,
     sequence_ends,
 )
-from .outputs import Allocation, ArrCocImageFeatures
+from .outputs import Allocation, ArrCocImageFeatures, change_image_features
 from .pooling import pool_leaves
-from .quadtree import QuadTree, split_gains
+from .quadtree import QuadTree, sketch_features, split_gains
 from .relaxation import Relaxation, relaxed_allocation
 from .relevance import attention_scores, balance_maps, cosine_scores, normalize_per_image, salience_map
+from .router import BudgetChoice, TierFade, choose_budgets, learned_budgets
 
 
 # The mixins have no base of their own; to a type checker they are models.
 Host: Any = PreTrainedModel if TYPE_CHECKING else object
 
 
-def change_image_features(
-    encoded: BaseModelOutputWithPooling, allocation: Allocation, change: Callable[[Tensor, int], Tensor]
-) -> ArrCocImageFeatures:
-    """Make tokens of what the tower put out, in all of its layers.
-
-    Args:
-        encoded: the stock output.
-        allocation ([`Allocation`]): the leaves of the images.
-        change (`Callable`): from the packed features of all images, of shape `(cells or leaves, dim)`, and the number
-            of the layer (0 for the output, 1, 2, ... for DeepStack) to tokens of shape `(leaves, dim)`.
-    """
-    counts = allocation.budgets.tolist()
-
-    def tokens(features: list[Tensor], layer: int) -> list[Tensor]:
-        return list(change(torch.cat(tuple(features)), layer).split(counts))
-
-    deepstack = getattr(encoded, "deepstack_features", None)
-    return ArrCocImageFeatures(
-        last_hidden_state=encoded.last_hidden_state,
-        pooler_output=tokens(encoded.pooler_output, 0),
-        hidden_states=encoded.hidden_states,
-        attentions=encoded.attentions,
-        deepstack_features=deepstack and [tokens(features, layer) for layer, features in enumerate(deepstack, 1)],
-        allocation=allocation,
-    )
-
-
 class ArrCocImageEncoder(Host):
     """The part of a base model that encodes images; a mixin that stands before a stock `...Model`.
 
     What is learned is in `arrcoc`, which exists only where the configuration asks for it.
+
+    Attributes:
+        depth_strength (`float`): how much of a DeepStack row that a leaf does not keep is taken away, in [0, 1]. It is
+            1, and not saved; training may raise it from 0 in steps, so that depth is learned after place.
     """
+
+    depth_strength: float = 1.0
 
     def __init__(self, config: PreTrainedConfig):
         super().__init__(config)
@@ -72,7 +54,7 @@ class ArrCocImageEncoder(Host):
         self.arrcoc = block if any(True for _ in block.parameters()) else None
         # Small parts whose output is a choice; the rest of a model may be loaded in any precision.
         self._keep_in_fp32_modules_strict = {
-            f"arrcoc.{part}" for part in ("scout", "relevance") if getattr(block, part) is not None
+            f"arrcoc.{part}" for part in ("scout", "relevance", "router", "depth") if getattr(block, part) is not None
         }
         self.post_init()
 
@@ -91,6 +73,7 @@ class ArrCocImageEncoder(Host):
         image_query_ids: Tensor | None = None,
         image_query_mask: Tensor | None = None,
         image_information: Tensor | None = None,
+        image_budget_is_learned: Tensor | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPooling:
         """Encode images, compressed to their budgets if these are given.
@@ -104,45 +87,83 @@ class ArrCocImageEncoder(Host):
                 each image and a mask that is 0 on padding. Without them the question has no say.
             image_information (`Tensor` of shape `(cells,)`, *optional*): how much information each cell carries, in
                 [0, 1], as measured by the processor. Without it all cells carry the same.
+            image_budget_is_learned (`Tensor` of shape `(images,)`, *optional*): true where the model chooses how many
+                tokens it spends, at most the image's budget. Without it all budgets are spent.
 
         Returns:
             The stock output, or [`ArrCocImageFeatures`] where budgets were given.
 
         Raises:
-            ValueError: if the numbers of images, budgets, questions or cells disagree.
+            ValueError: if the numbers of images, budgets, questions or cells disagree, or a budget is to be learned
+                that the model has no router for.
         """
         if image_token_budgets is None:
+            if image_budget_is_learned is not None:
+                raise ValueError("`image_budget_is_learned` needs `image_token_budgets`; the processor returns them")
             return super().get_image_features(pixel_values, image_grid_thw, return_dict=True, **kwargs)
         if image_grid_thw is None:
             raise ValueError("`image_token_budgets` need `image_grid_thw`; the processor returns them")
         grids = image_grid_thw[:, 1:] // self.config.vision_config.spatial_merge_size
         budgets = image_token_budgets.to(grids)
         scoring = {"query_ids": image_query_ids, "query_mask": image_query_mask, "information": image_information}
+        router = None if self.arrcoc is None else self.arrcoc.router
+        is_learned = learned_budgets(image_budget_is_learned, budgets, router)
         if self.config.arrcoc_config.stage == "features":
             encoded = super().get_image_features(pixel_values, image_grid_thw, return_dict=True, **kwargs)
-            images = self._compress_features(encoded, grids, budgets, scoring)
-        elif torch.equal(budgets, grids.prod(1)):  # the stock path, bit for bit
-            encoded = super().get_image_features(pixel_values, image_grid_thw, return_dict=True, **kwargs)
-            return ArrCocImageFeatures(**encoded, allocation=uniform_allocation(grids, budgets))
+            images = self._compress_features(encoded, grids, budgets, is_learned, scoring)
+        elif is_learned is None and torch.equal(budgets, grids.prod(1)):
+            images = self._encode_native(pixel_values, grids, BudgetChoice(budgets), **kwargs)
         else:
-            images = self._encode_compressed(pixel_values, grids, budgets, scoring, **kwargs)
-        block, allocation = self.arrcoc, images.allocation
-        if block is None or allocation is None or (block.compressors is None and block.adapter is None):
+            images = self._encode_compressed(pixel_values, grids, budgets, is_learned, scoring, **kwargs)
+        return self._refine(images)
+
+    def _refine(self, images: ArrCocImageFeatures) -> ArrCocImageFeatures:
+        """What changes tokens once there is one a leaf."""
+        block, allocation, config = self.arrcoc, images.allocation, self.config.arrcoc_config
+        if allocation is None:
             return images
-        return change_image_features(images, allocation, lambda tokens, layer: block.refine(tokens, allocation, layer))
+        took_stock_path = config.stage == "pixels" and torch.equal(allocation.budgets, allocation.cells_per_image)
+        if block is not None and (block.compressors is not None or block.adapter is not None) and not took_stock_path:
+            images = change_image_features(
+                images, allocation, lambda tokens, layer: block.refine(tokens, allocation, layer)
+            )
+        if config.semantic_depth != "all":
+            images = keep_layers(images, allocation, None if block is None else block.depth, self.depth_strength)
+        return images
+
+    def _encode_native(
+        self, pixel_values: Tensor, grids: Tensor, choice: BudgetChoice, **kwargs: Any
+    ) -> ArrCocImageFeatures:
+        """The stock path, bit for bit."""
+        merge_size = self.config.vision_config.spatial_merge_size
+        patches = torch.cat([torch.ones_like(grids[:, :1]), grids * merge_size], 1)  # (images, 3)
+        encoded = super().get_image_features(pixel_values, patches, return_dict=True, **kwargs)
+        return ArrCocImageFeatures(**encoded, allocation=choice.report(uniform_allocation(grids, choice.budgets)))
 
     def _compress_features(
-        self, encoded: BaseModelOutputWithPooling, grids: Tensor, budgets: Tensor, scoring: dict[str, Tensor | None]
+        self,
+        encoded: BaseModelOutputWithPooling,
+        grids: Tensor,
+        budgets: Tensor,
+        is_learned: Tensor | None,
+        scoring: dict[str, Tensor | None],
     ) -> ArrCocImageFeatures:
         """Stage `features`: pool what the tower made of all cells."""
         cells = torch.cat(tuple(encoded.pooler_output))  # (cells, dim)
         grids, budgets = grids.to(cells.device), budgets.to(cells.device)
         whole = uniform_allocation(grids, grids.prod(1))
         scores = self._relevance(grids, cells, cells, whole, **scoring)
-        return self._pool_features(encoded, *self._allocate(cells, scores, grids, budgets, split_gains))
+        choice = self._choose(grids, budgets, is_learned, scores[0], (cells, whole.budgets), scoring)
+        return self._pool_features(
+            encoded, *self._allocate(sketch_features(cells), scores, grids, choice, split_gains)
+        )
 
     def _pool_features(
-        self, encoded: BaseModelOutputWithPooling, allocation: Allocation, relaxation: Relaxation | None = None
+        self,
+        encoded: BaseModelOutputWithPooling,
+        allocation: Allocation,
+        relaxation: Relaxation | None = None,
+        fade: TierFade | None = None,
     ) -> ArrCocImageFeatures:
         """Draw each leaf as one token, in the tower's output and in its DeepStack features alike.
 
@@ -150,11 +171,14 @@ class ArrCocImageEncoder(Host):
             encoded: the stock output for all cells.
             allocation ([`Allocation`]): their leaves.
             relaxation ([`Relaxation`], *optional*): the mixture behind the leaves, in training.
+            fade ([`TierFade`], *optional*): what the cells look like below a chosen tier, in training.
         """
 
         def pool(cells: Tensor, layer: int) -> Tensor:
             if relaxation is not None:
                 cells = relaxation.features(cells, allocation.relevance)
+            if fade is not None:
+                cells = fade.features(cells, allocation.relevance)
             if self.arrcoc is not None:
                 return self.arrcoc.pool(cells, allocation, layer)
             return pool_leaves(cells, allocation.relevance, allocation.cell_to_leaf, len(allocation.boxes))
@@ -162,7 +186,13 @@ class ArrCocImageEncoder(Host):
         return change_image_features(encoded, allocation, pool)
 
     def _encode_compressed(
-        self, pixel_values: Tensor, grids: Tensor, budgets: Tensor, scoring: dict[str, Tensor | None], **kwargs: Any
+        self,
+        pixel_values: Tensor,
+        grids: Tensor,
+        budgets: Tensor,
+        is_learned: Tensor | None,
+        scoring: dict[str, Tensor | None],
+        **kwargs: Any,
     ) -> ArrCocImageFeatures:
         """Stage `pixels`: run the tower on the leaves alone."""
         block, vision = self.config.arrcoc_config, self.config.vision_config
@@ -179,7 +209,15 @@ class ArrCocImageEncoder(Host):
             salient = F.avg_pool2d(cells.float(), cells.shape[-1] // 4).flatten(1)  # (cells, 16 * channels)
         scouted = None if self.arrcoc is None or self.arrcoc.scout is None else self.arrcoc.scout(pixel_values, grids)
         scores = self._relevance(grids, salient, glance_features, glance, scouted=scouted, **scoring)
-        allocation, relaxation = self._allocate(cells, scores, grids, budgets, drawing_gains)
+        seen = None if glance is None else (glance_features, glance.budgets)
+        seen = seen if scouted is None else (scouted, grids.prod(1))
+        choice = self._choose(grids, budgets, is_learned, scores[0], seen, scoring)
+        if choice.share is None and torch.equal(choice.budgets, grids.prod(1)):
+            return self._encode_native(pixel_values, grids, choice, **kwargs)
+        losses = drawing_losses(cells[:, :: vision.temporal_patch_size], grids)  # an image's frames are alike
+        allocation, relaxation, fade = self._allocate(losses, scores, grids, choice, drawing_gains)
+        if fade is not None:
+            cells = fade.pictures(cells)
         if relaxation is not None:
             cells = relaxation.pictures(cells)
             if relaxation.kind == "soft":
@@ -192,17 +230,53 @@ class ArrCocImageEncoder(Host):
         features: Tensor,
         scores: tuple[Tensor, dict[str, Tensor], dict[str, Tensor]],
         grids: Tensor,
-        budgets: Tensor,
+        choice: BudgetChoice,
         gains: Callable[[QuadTree, Tensor, Tensor], list[Tensor]],
-    ) -> tuple[Allocation, Relaxation | None]:
-        """Choose leaves by the `scores` of `_relevance`; where these are trained, with the mixture behind them."""
+    ) -> tuple[Allocation, Relaxation | None, TierFade | None]:
+        """Choose leaves by the `scores` of `_relevance`; where these are trained, with the mixture behind them.
+
+        Where budgets are trained, also with what lies below their tiers.
+        """
         (relevance, maps, balance), block = scores, self.config.arrcoc_config
-        relaxation = None
+        budgets, relaxation, fade = choice.budgets, None, None
         if self.training and relevance.requires_grad and block.policy == "lod":
             allocation, relaxation = relaxed_allocation(features, relevance, grids, budgets, block, gains)
         else:
             allocation = allocate(features, relevance, grids, budgets, block, gains)
-        return replace(allocation, maps=maps, balance=balance), relaxation
+        if choice.lower is not None and choice.share is not None:
+            lower = allocate(features.detach(), relevance.detach(), grids, choice.lower, block, gains)
+            fade = TierFade(lower, torch.repeat_interleave(choice.share, grids.prod(1)))
+        return choice.report(replace(allocation, maps=maps, balance=balance)), relaxation, fade
+
+    def _choose(
+        self,
+        grids: Tensor,
+        budgets: Tensor,
+        is_learned: Tensor | None,
+        relevance: Tensor,
+        seen: tuple[Tensor | None, Tensor] | None,
+        scoring: dict[str, Tensor | None],
+    ) -> BudgetChoice:
+        """Choose how many tokens are spent on each image.
+
+        Args:
+            grids (`Tensor` of shape `(images, 2)`): rows and columns of each image, in cells.
+            budgets (`Tensor` of shape `(images,)`): placeholders of each image.
+            is_learned (`Tensor` of shape `(images,)`, *optional*): where they are not all to be spent.
+            relevance (`Tensor` of shape `(cells,)`): relevance.
+            seen (`tuple[Tensor, Tensor]`, *optional*): features that the router reads, of shape `(nodes, dim)`, and
+                how many of these are of each image, of shape `(images,)`.
+            scoring (`dict[str, Tensor]`): what else `_relevance` is given.
+        """
+        if is_learned is None or self.arrcoc is None or self.arrcoc.router is None:
+            return BudgetChoice(budgets)
+        router, block, query_ids = self.arrcoc.router, self.config.arrcoc_config, scoring["query_ids"]
+        with torch.no_grad():  # (images, tokens, dim)
+            question = None if query_ids is None else self.get_input_embeddings()(query_ids).to(relevance.device)
+        logits = router(grids, relevance, scoring["information"], question, scoring["query_mask"], *(seen or ()))
+        explore = self.training and logits.requires_grad
+        is_learned = is_learned.to(budgets.device)
+        return choose_budgets(logits, router.tiers, budgets, is_learned, explore, block.budget_fade)
 
     def _encode_leaves(self, cells: Tensor, allocation: Allocation, **kwargs: Any) -> BaseModelOutputWithPooling:
         """Run the stock tower on leaves.

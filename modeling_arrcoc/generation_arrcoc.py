@@ -14,8 +14,9 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
 
 from .allocation import uniform_allocation
+from .compaction import Compaction
 from .encoding_arrcoc import Host
-from .outputs import ArrCocCausalLMOutputWithPast, image_allocation
+from .outputs import ArrCocCausalLMOutputWithPast, image_allocation, image_tokens
 
 
 # Inputs that say how images are encoded; `generate` uses them up before the language model runs.
@@ -26,6 +27,12 @@ IMAGE_INPUTS = (
     "image_query_ids",
     "image_query_mask",
     "image_information",
+    "image_budget_is_learned",
+)
+
+_CACHED_LEARNED = (
+    "found a cache that holds a part of the prompt together with learned budgets: how many placeholders are used of "
+    "the images in the cache would be chosen anew. Give the processor budgets, or generate without a cache"
 )
 
 
@@ -53,12 +60,13 @@ class ArrCocForConditionalGenerationMixin(Host):
         image_query_ids: Tensor | None = None,
         image_query_mask: Tensor | None = None,
         image_information: Tensor | None = None,
+        image_budget_is_learned: Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],  # type: ignore[misc]
     ) -> ArrCocCausalLMOutputWithPast:
-        """As the stock model, plus `allocation`; images with `image_token_budgets` are compressed.
+        """As the stock model, plus `image_hidden_states` and `allocation`; images with budgets are compressed.
 
         Args:
-            image_token_budgets, image_query_ids, image_query_mask, image_information:
+            image_token_budgets, image_query_ids, image_query_mask, image_information, image_budget_is_learned:
                 See [`ArrCocModelMixin.get_image_features`]; the processor returns them. All others as in the stock
                 model.
         """
@@ -83,10 +91,15 @@ class ArrCocForConditionalGenerationMixin(Host):
             image_query_ids=image_query_ids,
             image_query_mask=image_query_mask,
             image_information=image_information,
+            image_budget_is_learned=image_budget_is_learned,
             return_dict=True,
             **kwargs,
         )
-        return ArrCocCausalLMOutputWithPast(**outputs, allocation=image_allocation(mm_encoder_outputs))
+        return ArrCocCausalLMOutputWithPast(
+            **outputs,
+            image_hidden_states=image_tokens(mm_encoder_outputs),
+            allocation=image_allocation(mm_encoder_outputs),
+        )
 
     def encode_images(
         self,
@@ -96,6 +109,7 @@ class ArrCocForConditionalGenerationMixin(Host):
         image_query_ids: Tensor | None = None,
         image_query_mask: Tensor | None = None,
         image_information: Tensor | None = None,
+        image_budget_is_learned: Tensor | None = None,
         **other_inputs: Any,
     ) -> BaseModelOutputWithPooling:
         """Encode images once, for one or several calls of `generate` that are to see the same tokens.
@@ -117,6 +131,7 @@ class ArrCocForConditionalGenerationMixin(Host):
             image_query_ids=image_query_ids,
             image_query_mask=image_query_mask,
             image_information=image_information,
+            image_budget_is_learned=image_budget_is_learned,
             return_dict=True,
         )
 
@@ -140,10 +155,16 @@ class ArrCocForConditionalGenerationMixin(Host):
             **kwargs: as for [`~transformers.GenerationMixin.generate`]. To continue a chat from a cache, pass the
                 whole conversation with all of its images.
 
+        Returns:
+            As in transformers. With learned budgets the language model reads the prompt without the placeholders that
+            are left unused, and so do processors of logits, stopping criteria and streamers; the sequences returned
+            begin with the prompt as it was given, which is what lengths are counted from.
+
         Raises:
-            ValueError: if placeholders and visual tokens disagree in number, or images come without a prompt.
+            ValueError: if placeholders and visual tokens disagree in number, images come without a prompt, or a cache
+                with learned budgets.
         """
-        prompt = kwargs.get("input_ids") if inputs is None else inputs
+        prompt, own_processors = kwargs.get("input_ids") if inputs is None else inputs, logits_processor
         placeholders = [self.config.image_token_id, self.config.video_token_id]
         logits_processor = LogitsProcessorList(logits_processor or [])
         device = self.device if prompt is None else prompt.device
@@ -156,13 +177,51 @@ class ArrCocForConditionalGenerationMixin(Host):
                 raise ValueError("images need the prompt's `input_ids`, with one placeholder a visual token")
             cache = kwargs.get("past_key_values")
             cached = 0 if cache is None else cache.get_seq_length()
+            is_learned = image_inputs["image_budget_is_learned"]
+            if cached and is_learned is not None and is_learned.any():
+                raise ValueError(_CACHED_LEARNED)
             if (prompt[:, cached:] == self.config.image_token_id).any():
                 encoded_images = self.encode_images(**image_inputs) if encoded_images is None else encoded_images
+                allocation = getattr(encoded_images, "allocation", None)
+                if allocation is not None and allocation.placeholders is not None:
+                    types, mask = kwargs.get("mm_token_type_ids"), kwargs.get("attention_mask")
+                    compaction = self.model.compaction(allocation, prompt, types, mask)
+                    if compaction is not None:
+                        kwargs |= {"input_ids": prompt, "image_grid_thw": image_inputs["image_grid_thw"]}
+                        return self._generate_compacted(
+                            compaction, generation_config, own_processors, encoded_images=encoded_images, **kwargs
+                        )
                 kwargs["mm_encoder_outputs"] = {"image": self._uncached_images(encoded_images, prompt, cached)}
                 kwargs["image_grid_thw"] = image_inputs["image_grid_thw"]
             elif has_budgets:  # all images lie in the cache; their sizes say where the text goes on
                 kwargs |= {name: image_inputs[name] for name in ("image_grid_thw", "image_token_budgets")}
         return super().generate(inputs, generation_config, logits_processor, **kwargs)
+
+    def _generate_compacted(
+        self,
+        compaction: Compaction,
+        generation_config: GenerationConfig | None,
+        logits_processor: LogitsProcessorList | None,
+        **kwargs: Any,
+    ) -> Any:
+        """Generate from a shortened prompt, and return sequences that begin with the whole one."""
+        if kwargs.get("past_key_values") is not None and kwargs["past_key_values"].get_seq_length() > 0:
+            raise ValueError(_CACHED_LEARNED)
+        prompt, kwargs = kwargs["input_ids"], compaction.compact_prompt(kwargs)
+        for name in ("max_length", "min_length"):  # count the prompt in, as it was given
+            configs = (generation_config, self.generation_config)
+            lengths = [kwargs.get(name), *(getattr(config, name, None) for config in configs)]
+            if (length := next((length for length in lengths if length is not None), None)) is not None:
+                kwargs[name] = max(length - compaction.removed, 0)
+        found = self.generate(None, generation_config, logits_processor, **kwargs)
+        sequences = found if isinstance(found, Tensor) else found.sequences
+        new_tokens = sequences[:, compaction.attended.shape[1] :]
+        prompts = prompt.repeat_interleave(len(new_tokens) // len(prompt), 0).to(new_tokens)
+        whole = torch.cat([prompts, new_tokens], 1)
+        if isinstance(found, Tensor):
+            return whole
+        found.sequences = whole
+        return found
 
     def _uncached_images(
         self, encoded_images: BaseModelOutputWithPooling, prompt: Tensor, cached: int

@@ -7,8 +7,9 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
 
+from .compaction import Compaction, compact_placeholders
 from .encoding_arrcoc import ArrCocImageEncoder
-from .outputs import Allocation, ArrCocModelOutputWithPast, image_allocation
+from .outputs import Allocation, ArrCocModelOutputWithPast, image_allocation, image_tokens
 from .positions import leaf_position_ids
 
 
@@ -33,10 +34,7 @@ class ArrCocModelMixin(ArrCocImageEncoder):
         Raises:
             ValueError: if `mm_token_type_ids` are missing, or placeholders and visual tokens disagree in number.
         """
-        if mm_token_type_ids is None:
-            raise ValueError("images with a token budget need `mm_token_type_ids`; the processor returns them")
-        if input_ids is None:
-            input_ids = torch.where(mm_token_type_ids == 1, self.config.image_token_id, 0)
+        input_ids, mm_token_type_ids = self._prompt(input_ids, mm_token_type_ids)
         return leaf_position_ids(
             self.get_rope_index,
             allocation.to(input_ids.device),
@@ -47,6 +45,30 @@ class ArrCocModelMixin(ArrCocImageEncoder):
             attention_mask=attention_mask,
             **rope_inputs,
         )
+
+    def compaction(
+        self,
+        allocation: Allocation,
+        input_ids: Tensor | None,
+        mm_token_type_ids: Tensor | None,
+        attention_mask: Tensor | None = None,
+    ) -> Compaction | None:
+        """How a prompt is shortened by the placeholders that learned budgets leave unused; `None` if there are none.
+
+        Arguments as of `leaf_position_ids`; raises as [`compaction.compact_placeholders`].
+        """
+        if allocation.placeholders is None:
+            return None
+        is_image = self._prompt(input_ids, mm_token_type_ids)[0] == self.config.image_token_id
+        return compact_placeholders(is_image, allocation.placeholders, allocation.budgets, attention_mask)
+
+    def _prompt(self, input_ids: Tensor | None, mm_token_type_ids: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Token ids, or what stands for them where there are none, and their types."""
+        if mm_token_type_ids is None:
+            raise ValueError("images with a token budget need `mm_token_type_ids`; the processor returns them")
+        if input_ids is None:
+            input_ids = torch.where(mm_token_type_ids == 1, self.config.image_token_id, 0)
+        return input_ids, mm_token_type_ids
 
     @can_return_tuple
     def forward(
@@ -68,16 +90,22 @@ class ArrCocModelMixin(ArrCocImageEncoder):
         image_query_ids: Tensor | None = None,
         image_query_mask: Tensor | None = None,
         image_information: Tensor | None = None,
+        image_budget_is_learned: Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],  # type: ignore[misc]
     ) -> ArrCocModelOutputWithPast:
         """As the stock model; images with `image_token_budgets` are compressed, see `get_image_features`.
 
-        The encoded images are left in `mm_encoder_outputs["image"]` where that dictionary is given.
+        The encoded images are left in `mm_encoder_outputs["image"]` where that dictionary is given. Where the model
+        spends fewer tokens on images than the prompt has placeholders, the language model runs without the rest, all
+        outputs are zero there, and no cache is returned, whose length would not be that of the prompt.
+
+        Raises:
+            ValueError: if placeholders and visual tokens disagree in number, or arguments exclude each other.
         """
         mm_encoder_outputs = {} if mm_encoder_outputs is None else mm_encoder_outputs
         # Only Qwen2.5-VL knows this argument.
         video_timing = {} if second_per_grid_ts is None else {"second_per_grid_ts": second_per_grid_ts}
-        if pixel_values is not None and image_token_budgets is not None:
+        if pixel_values is not None:
             if mm_encoder_outputs:
                 raise ValueError("found both `pixel_values` and `mm_encoder_outputs`; expected one of them")
             mm_encoder_outputs["image"] = self.get_image_features(
@@ -87,6 +115,7 @@ class ArrCocModelMixin(ArrCocImageEncoder):
                 image_query_ids=image_query_ids,
                 image_query_mask=image_query_mask,
                 image_information=image_information,
+                image_budget_is_learned=image_budget_is_learned,
                 return_dict=True,
                 **kwargs,
             )
@@ -97,13 +126,22 @@ class ArrCocModelMixin(ArrCocImageEncoder):
                 )
                 pixel_values_videos = None
 
-        allocation = image_allocation(mm_encoder_outputs)
+        allocation, compaction = image_allocation(mm_encoder_outputs), None
         if allocation is not None and position_ids is None:
             if past_key_values is not None and past_key_values.get_seq_length() > 0:
                 raise ValueError(
                     "compressed images need `position_ids` where a cache holds the start of the prompt; "
                     "`leaf_position_ids` computes them"
                 )
+            compaction = self.compaction(allocation, input_ids, mm_token_type_ids, attention_mask)
+            if compaction is not None:
+                if past_key_values is not None:
+                    raise ValueError("learned budgets shorten the prompt, which a cache cannot follow; use `generate`")
+                input_ids, inputs_embeds, mm_token_type_ids = (
+                    None if values is None else compaction.compact(values)
+                    for values in (input_ids, inputs_embeds, mm_token_type_ids)
+                )
+                attention_mask, use_cache = compaction.attended.long(), False
             position_ids, self.rope_deltas = self.leaf_position_ids(
                 allocation, input_ids, mm_token_type_ids, attention_mask, video_grid_thw=video_grid_thw, **video_timing
             )
@@ -124,4 +162,8 @@ class ArrCocModelMixin(ArrCocImageEncoder):
             **video_timing,
             **kwargs,
         )
-        return ArrCocModelOutputWithPast(**outputs, allocation=allocation)
+        if compaction is not None:
+            outputs = compaction.expand_outputs(outputs)
+        return ArrCocModelOutputWithPast(
+            **outputs, image_hidden_states=image_tokens(mm_encoder_outputs), allocation=allocation
+        )

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .outputs import Allocation
-from .quadtree import QuadTree, gather_children
+from .quadtree import QuadTree, build_quadtree, gather_children
 
 
 def patches_to_cells(patches: Tensor, channels: int, patch_size: int, merge_size: int) -> Tensor:
@@ -72,10 +72,10 @@ def join_children(children: Tensor, pictures: Tensor) -> Tensor:
     Args:
         children (`Tensor` of shape `(nodes, 4)`): as in [`QuadTree`]. Outside the grid on the right, a child looks
             like its left neighbour; outside below, like the one above it.
-        pictures (`Tensor` of shape `(nodes of the finer level, channels, side, side)`).
+        pictures (`Tensor` of shape `(nodes of the finer level, ..., side, side)`).
 
     Returns:
-        `Tensor` of shape `(nodes, channels, 2 * side, 2 * side)`.
+        `Tensor` of shape `(nodes, ..., 2 * side, 2 * side)`.
     """
     top_left, top_right, bottom_left, bottom_right = children.unbind(1)
     right, below = top_right == len(pictures), bottom_left == len(pictures)
@@ -83,37 +83,67 @@ def join_children(children: Tensor, pictures: Tensor) -> Tensor:
     bottom_right = torch.where(right, bottom_left, bottom_right)
     bottom_left = torch.where(below, top_left, bottom_left)
     bottom_right = torch.where(below, top_right, bottom_right)
-    top = torch.cat([pictures[top_left], pictures[top_right]], 3)  # (nodes, channels, side, 2 * side)
-    bottom = torch.cat([pictures[bottom_left], pictures[bottom_right]], 3)
-    return torch.cat([top, bottom], 2)
+    top = torch.cat([pictures[top_left], pictures[top_right]], -1)  # (nodes, ..., side, 2 * side)
+    bottom = torch.cat([pictures[bottom_left], pictures[bottom_right]], -1)
+    return torch.cat([top, bottom], -2)
 
 
-def drawing_gains(tree: QuadTree, cells: Tensor, weights: Tensor) -> list[Tensor]:
+@torch.no_grad()
+def drawing_losses(cells: Tensor, grids: Tensor) -> Tensor:
+    """What leaves drawn as in `draw_leaves` lose, level by level: a property of the pixels, whatever is asked.
+
+    A node loses the differences between the pixels of its children's drawings and its own, the means of 2 x 2 of them.
+    They are measured on the mean of the channels, as mean squares over a child. At the border, where a node has fewer
+    than four children, a missing child is taken to look like its neighbour.
+
+    Args:
+        cells (`Tensor` of shape `(cells, channels, side, side)`): pictures of the cells; `side` is even.
+        grids (`Tensor` of shape `(images, 2)`): rows and columns of each image, in cells.
+
+    Returns:
+        `Tensor` of shape `(cells, levels)`, float32: in column `l` what is lost where a cell is drawn at level `l + 1`
+        instead of `l`, as a mean over the node of level `l` that it belongs to.
+    """
+    tree = build_quadtree(grids)
+    channels, side = cells.shape[1:3]
+    drawings, scale = cells.sum(1, dtype=torch.float32), channels * side  # (nodes, side, side), sums of pixels
+    node = torch.arange(len(cells), device=cells.device)  # of each cell
+    losses = [drawings.new_empty(len(cells), 0)]
+    for children, parents in zip(tree.children, tree.parents, strict=True):
+        # With x_ij the pixels of a 2 x 2 block, m their mean and y_j = x_0j + x_1j, the sum of (x_ij - m)^2 is
+        # ((x_00 - x_10)^2 + (x_01 - x_11)^2) / 2 + (y_0 - y_1)^2 / 4: exactly zero where pixels are equal.
+        upper, lower = drawings[:, ::2], drawings[:, 1::2]  # (nodes, side / 2, side)
+        rows = upper + lower
+        left, right = rows[..., ::2], rows[..., 1::2]  # (nodes, side / 2, side / 2)
+        down, across = (
+            torch.linalg.vector_norm(difference.flatten(1), dim=1).square()
+            for difference in (upper - lower, left - right)
+        )  # (nodes,)
+        loss = (down / 2 + across / 4) / scale**2
+        losses.append(loss.index_select(0, node)[:, None])
+        node = parents.index_select(0, node)
+        drawings, scale = join_children(children, left + right), 4 * scale
+    return torch.cat(losses, 1)
+
+
+def drawing_gains(tree: QuadTree, losses: Tensor, weights: Tensor) -> list[Tensor]:
     """Weighted distortion that splitting each node removes when leaves are drawn as in `draw_leaves`.
-
-    A node loses the differences between the pixels of its children's drawings and its own, the means of 2 x 2 of them;
-    a child's mean squared difference counts with the sum of its cells' weights. Differences are measured on the mean
-    of the channels. At the border, where a node has fewer than four children, a missing child is taken to look like
-    its neighbour and has no weight.
 
     Args:
         tree ([`QuadTree`]): quadtrees of the grids.
-        cells (`Tensor` of shape `(cells, channels, side, side)`): pictures of the cells; `side` is even.
+        losses (`Tensor` of shape `(cells, levels)`): as from `drawing_losses`.
         weights (`Tensor` of shape `(cells,)`): positive relevance of each cell.
 
     Returns:
         `list[Tensor]`: for levels 1, 2, ... the gains of shape `(nodes_l,)`.
     """
-    drawings, mass = cells.mean(1, keepdim=True), weights  # (nodes, 1, side, side), (nodes,)
+    weighted = losses * weights[:, None]  # (nodes, levels from the node's on)
     gains = []
     for children in tree.children:
-        halves = F.avg_pool2d(drawings, 2)  # (nodes of the finer level, 1, side / 2, side / 2)
-        error = (drawings - F.interpolate(halves, scale_factor=2)).square().mean((1, 2, 3))
-        child_mass = gather_children(mass, children, 0.0)  # (nodes, 4)
-        gains.append((child_mass * gather_children(error, children, 0.0)).sum(1))
-        mass = child_mass.sum(1)
-
-        drawings = join_children(children, halves)
+        first, second, third, fourth = gather_children(weighted, children, 0.0).unbind(1)
+        weighted = first + second + third + fourth  # in this order, whatever the number of levels
+        gains.append(weighted[:, 0])
+        weighted = weighted[:, 1:]
     return gains
 
 

@@ -1,5 +1,6 @@
 """What the model returns besides logits: the allocation of an image's tokens, and the encoded images."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -27,6 +28,14 @@ class Allocation:
         maps (`dict[str, Tensor]`): the maps that relevance was balanced from, each of shape `(cells,)` in [0, 1].
         balance (`dict[str, Tensor]`): how learned relevance weighed opposite tendencies, each of shape `(images,)` in
             (0, 1): 0 is the first of `"compress_particularize"`, `"focus_diversify"` and `"exploit_explore"`.
+        depths (`Tensor` of shape `(leaves,)`, *optional*): DeepStack layers that each leaf keeps, the deepest of them;
+            `None` where all keep all.
+        placeholders (`Tensor` of shape `(images,)`, *optional*): with learned budgets, placeholders of each image in
+            the prompt, of which `budgets` are used. `None` where budgets were given, as are the next two.
+        expected_tokens (`Tensor` of shape `(images,)`, *optional*): mean of the tokens that the model may choose for
+            each image; its budget where that was given.
+        tier_probabilities (`Tensor` of shape `(images, tiers)`, *optional*): probability of each tier; 0 where an
+            image's budget was given. Of a tier beyond the placeholders these are all that is spent.
     """
 
     grids: Tensor
@@ -37,6 +46,10 @@ class Allocation:
     position_scale: Tensor
     maps: dict[str, Tensor] = field(default_factory=dict)
     balance: dict[str, Tensor] = field(default_factory=dict)
+    depths: Tensor | None = None
+    placeholders: Tensor | None = None
+    expected_tokens: Tensor | None = None
+    tier_probabilities: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.grids)
@@ -77,6 +90,7 @@ class Allocation:
             position_scale=self.position_scale.to(device),
             maps={name: values.to(device) for name, values in self.maps.items()},
             balance={name: values.to(device) for name, values in self.balance.items()},
+            **self._optional(lambda values, _: values.to(device)),
         )
 
     def image(self, index: int) -> "Allocation":
@@ -89,18 +103,25 @@ class Allocation:
             raise IndexError(f"image {index} was asked for, but the allocation holds {len(self)} images")
         cell_start, cell_count = int(self.cells_per_image[:index].sum()), int(self.cells_per_image[index])
         leaf_start, leaf_count = int(self.budgets[:index].sum()), int(self.budgets[index])
-        cells = slice(cell_start, cell_start + cell_count)
+        cells, leaves = slice(cell_start, cell_start + cell_count), slice(leaf_start, leaf_start + leaf_count)
         cell_to_leaf = self.cell_to_leaf[cells]
         return Allocation(
             grids=self.grids[index : index + 1],
             budgets=self.budgets[index : index + 1],
             cell_to_leaf=torch.where(cell_to_leaf < 0, cell_to_leaf, cell_to_leaf - leaf_start),
-            boxes=self.boxes[leaf_start : leaf_start + leaf_count],
+            boxes=self.boxes[leaves],
             relevance=self.relevance[cells],
             position_scale=self.position_scale[index : index + 1],
             maps={name: values[cells] for name, values in self.maps.items()},
             balance={name: values[index : index + 1] for name, values in self.balance.items()},
+            **self._optional(lambda values, is_leaves: values[leaves] if is_leaves else values[index : index + 1]),
         )
+
+    def _optional(self, change: Callable[[Tensor, bool], Tensor]) -> dict[str, Tensor | None]:
+        """The attributes that may be `None`, changed; `change` is told whether an attribute is one of leaves."""
+        names = ("depths", "placeholders", "expected_tokens", "tier_probabilities")
+        values = {name: getattr(self, name) for name in names}
+        return {name: value if value is None else change(value, name == "depths") for name, value in values.items()}
 
     def map(self, name: str) -> Tensor:
         """A map of a single image on its grid: `"relevance"` or a name of `maps`.
@@ -135,16 +156,46 @@ class ArrCocImageFeatures(BaseModelOutputWithPooling):
     allocation: Allocation | None = None
 
 
+def change_image_features(
+    encoded: BaseModelOutputWithPooling, allocation: Allocation, change: Callable[[Tensor, int], Tensor]
+) -> ArrCocImageFeatures:
+    """Make tokens of what the tower put out, in all of its layers.
+
+    Args:
+        encoded: the stock output.
+        allocation ([`Allocation`]): the leaves of the images.
+        change (`Callable`): from the packed features of all images, of shape `(cells or leaves, dim)`, and the number
+            of the layer (0 for the output, 1, 2, ... for DeepStack) to tokens of shape `(leaves, dim)`.
+    """
+    counts = allocation.budgets.tolist()
+
+    def tokens(features: list[Tensor], layer: int) -> list[Tensor]:
+        return list(change(torch.cat(tuple(features)), layer).split(counts))
+
+    deepstack = getattr(encoded, "deepstack_features", None)
+    return ArrCocImageFeatures(
+        last_hidden_state=encoded.last_hidden_state,
+        pooler_output=tokens(encoded.pooler_output, 0),
+        hidden_states=encoded.hidden_states,
+        attentions=encoded.attentions,
+        deepstack_features=deepstack and [tokens(features, layer) for layer, features in enumerate(deepstack, 1)],
+        allocation=allocation,
+    )
+
+
 @dataclass
 class ArrCocModelOutputWithPast(BaseModelOutputWithPast):
     """Output of the base model.
 
     Attributes:
         rope_deltas (`Tensor` of shape `(batch, 1)`, *optional*): set by transformers before 5.23 alone.
+        image_hidden_states (`Tensor` of shape `(leaves, dim)`, *optional*): the visual tokens of all images as they
+            were handed to the language model, one image after another, with their gradient.
         allocation ([`Allocation`], *optional*): where the visual tokens of this forward pass went.
     """
 
     rope_deltas: Tensor | None = None
+    image_hidden_states: Tensor | None = None
     allocation: Allocation | None = None
 
 
@@ -153,9 +204,16 @@ class ArrCocCausalLMOutputWithPast(CausalLMOutputWithPast):
     """Output of the model with a language-modelling head; attributes as in [`ArrCocModelOutputWithPast`]."""
 
     rope_deltas: Tensor | None = None
+    image_hidden_states: Tensor | None = None
     allocation: Allocation | None = None
 
 
 def image_allocation(mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None) -> Allocation | None:
     """The allocation of pre-encoded images, if there are any and they were compressed."""
     return getattr((mm_encoder_outputs or {}).get("image"), "allocation", None)
+
+
+def image_tokens(mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None) -> Tensor | None:
+    """The visual tokens of pre-encoded images, of shape `(leaves, dim)`, if there are any."""
+    encoded = (mm_encoder_outputs or {}).get("image")
+    return None if encoded is None else torch.cat(tuple(encoded.pooler_output))

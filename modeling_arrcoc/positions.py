@@ -8,6 +8,21 @@ from torch import Tensor
 from .outputs import Allocation
 
 
+def placeholder_runs(is_image: Tensor) -> tuple[Tensor, Tensor]:
+    """Where the images of a batch are; an image's placeholders are a run without a gap.
+
+    Args:
+        is_image (`Tensor` of shape `(batch, length)`): true for image placeholders.
+
+    Returns:
+        `tuple[Tensor, Tensor]`: the number of placeholders before each image's first, and of each image's own; both
+        of shape `(images,)`.
+    """
+    place = is_image.flatten().nonzero()[:, 0]  # (placeholders,)
+    starts = torch.cat([place.new_zeros(min(1, len(place))), (place.diff() > 1).nonzero()[:, 0] + 1])
+    return starts, torch.cat([starts, starts.new_tensor([len(place)])]).diff()
+
+
 def leaf_position_ids(
     get_rope_index: Callable[..., tuple[Tensor, Tensor]],
     allocation: Allocation,
@@ -45,12 +60,10 @@ def leaf_position_ids(
     """
     is_image = input_ids == image_token_id  # (batch, length)
     leaves = len(allocation.boxes)
-    place = is_image.flatten().nonzero()[:, 0]  # (placeholders,); an image's are a run without a gap
-    starts = torch.cat([place.new_zeros(min(1, len(place))), (place.diff() > 1).nonzero()[:, 0] + 1])
-    found = torch.cat([starts, starts.new_tensor([len(place)])]).diff().tolist()
+    found = placeholder_runs(is_image)[1].tolist()
     if found != allocation.budgets.tolist():
         raise ValueError(
-            f"found {len(place)} image placeholders in the prompt for {leaves} visual tokens: images of {found} "
+            f"found {sum(found)} image placeholders in the prompt for {leaves} visual tokens: images of {found} "
             f"placeholders for budgets of {allocation.budgets.tolist()}"
         )
     if attention_mask is None:

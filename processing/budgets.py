@@ -17,9 +17,10 @@ logger = logging.get_logger(__name__)
 
 TIERS = (64, 100, 160, 256, 400)
 
+_LEARNED = re.compile(r"learned(?::([1-9][0-9]*))?")
 _ALLOWED = (
     "None (native), an int K >= 1, a float share of the native count in (0, 1], 'auto', 'auto:question_type', "
-    "'auto:two_mode', or a list or tuple with one of these for each image"
+    "'auto:two_mode', 'learned', 'learned:K' with an int K >= 1, or a list or tuple with one of these for each image"
 )
 
 # Verbs that ask for the whole image; British and American spelling, all forms.
@@ -132,12 +133,23 @@ def auto_budget(
 
 def reads_question(token_budget: Any) -> bool:
     """Whether a `token_budget`, or an entry of it, is one of the `"auto"` forms."""
-    return any(isinstance(entry, str) for entry in _entries(token_budget))
+    return any(isinstance(entry, str) and entry.startswith("auto") for entry in _entries(token_budget))
 
 
 def reads_image(token_budget: Any) -> bool:
     """Whether a `token_budget`, or an entry of it, is plain `"auto"`, which looks at the image as well."""
     return any(isinstance(entry, str) and entry == "auto" for entry in _entries(token_budget))
+
+
+def learned_budgets(token_budget: Any, images: int) -> list[bool]:
+    """For each of `images` images whether its budget is left to the model: one of the `"learned"` forms.
+
+    Args:
+        token_budget: One form for all images, or a list or tuple with one for each.
+        images: Number of images.
+    """
+    entries = _entries(token_budget) if isinstance(token_budget, list | tuple) else [token_budget] * images
+    return [isinstance(entry, str) and entry.startswith("learned") for entry in entries]
 
 
 def check_token_budget(token_budget: Any) -> None:
@@ -147,7 +159,7 @@ def check_token_budget(token_budget: Any) -> None:
         value = entry.item() if isinstance(entry, np.generic) else entry
         if not (
             value is None
-            or (isinstance(value, str) and value in names)
+            or (isinstance(value, str) and (value in names or _LEARNED.fullmatch(value)))
             or (isinstance(value, int) and not isinstance(value, bool) and value >= 1)
             or (isinstance(value, float) and 0 < value <= 1)
         ):
@@ -171,11 +183,12 @@ def resolve_token_budgets(
             - float in (0, 1]: this share of the native count, at least one token.
             - `"auto:question_type"`, `"auto:two_mode"`: the heuristic of that name on the question.
             - `"auto"`: the heuristic `auto_strategy`, moved by the image's information (`auto_budget`).
+            - `"learned"`: the most that the model may choose, the highest tier; `"learned:K"`: K tokens at most.
         native_counts: Cells of each image.
         queries: The question about each image; needed by the `"auto"` forms.
         compression_ratios: By how much each image may be compressed; needed by plain `"auto"`.
         auto_strategy: Name of the heuristic of plain `"auto"`.
-        tiers: Allowed automatic budgets in ascending order.
+        tiers: Allowed automatic and learned budgets in ascending order.
 
     Returns:
         `(images,)` tokens of each image, from 1 to its native count, or `None`.
@@ -207,6 +220,8 @@ def resolve_token_budgets(
         entry = entry.item() if isinstance(entry, np.generic) else entry
         if entry is None:
             budget = native
+        elif isinstance(entry, str) and (learned := _LEARNED.fullmatch(entry)):
+            budget = int(learned[1] or max(tiers))
         elif isinstance(entry, str):
             strategy = entry.partition(":")[2] or auto_strategy
             budget = snap_to_tier(AUTO_STRATEGIES[strategy](queries[image]), tiers)  # type: ignore[index]

@@ -17,7 +17,14 @@ from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
 from transformers.processing_utils import ImagesKwargs, MultiModalData
 from transformers.utils import is_torchvision_available, to_numpy
 
-from .budgets import AUTO_STRATEGIES, TIERS, check_token_budget, reads_image, resolve_token_budgets
+from .budgets import (
+    AUTO_STRATEGIES,
+    TIERS,
+    check_token_budget,
+    learned_budgets,
+    reads_image,
+    resolve_token_budgets,
+)
 from .images import check_aspect_ratio, is_wide_gray, load_image, to_rgb
 from .information import image_compression_ratio, information_map
 from .queries import count_images, queries_per_image
@@ -53,7 +60,8 @@ class ArrCocProcessor(Qwen3VLProcessor):
         chat_template (`str`, *optional*): Jinja template of the checkpoint.
         token_budget: Budget of calls that do not give one, in any form for one image, see `__call__`.
         auto_strategy (`str`): Heuristic of `token_budget="auto"`, `"question_type"` or `"two_mode"`.
-        tiers (`Sequence[int]`): Budgets that the heuristics choose from, in ascending order.
+        tiers (`Sequence[int]`): Budgets that the heuristics choose from, in ascending order; the last is the most that
+            the model may choose with `token_budget="learned"`.
     """
 
     valid_processor_kwargs = ArrCocProcessorKwargs
@@ -97,6 +105,8 @@ class ArrCocProcessor(Qwen3VLProcessor):
                 - float in (0, 1]: this share of the native count.
                 - `"auto"`: a tier chosen from the question and the image (see `auto_budget`);
                   `"auto:question_type"` and `"auto:two_mode"` choose from the question alone.
+                - `"learned"`: left to a model whose `arrcoc_config.budget` is `"learned"`. It chooses one of its own
+                  tiers and spends at most what is written here, the highest tier, or K tokens for `"learned:K"`.
                 - list or tuple of these, one for each image of the call.
             queries: Question for all images, or a list with one for each prompt or image, instead of the text of the
                 last user turn of the image's prompt. An empty question is no question.
@@ -109,6 +119,8 @@ class ArrCocProcessor(Qwen3VLProcessor):
                   about each image, padded on the right, and 1 where they are tokens.
                 - `image_information`: `(cells,)` float32 in [0, 1], the information of each cell of each image, in
                   raster order, images one after another (see `information_map`).
+                - `image_budget_is_learned`: `(images,)` bool, true where the model may spend fewer tokens than there
+                  are placeholders; only if it may for one of the images.
 
         Raises:
             ValueError: If a budget, query or image is not of an allowed form, or placeholders and images differ in
@@ -169,6 +181,8 @@ class ArrCocProcessor(Qwen3VLProcessor):
         cell_size = settings["patch_size"] * settings["merge_size"]
         query_ids, query_mask = self._encode_queries(questions)
         inputs["image_token_budgets"] = np.array(tokens, np.int64)
+        if any(is_learned := learned_budgets(budgets, len(grids))):
+            inputs["image_budget_is_learned"] = np.array(is_learned)
         inputs["image_query_ids"] = query_ids
         inputs["image_query_mask"] = query_mask
         inputs["image_information"] = np.concatenate([information_map(gray, cell_size) for gray in grays])
@@ -226,6 +240,8 @@ class ArrCocProcessor(Qwen3VLProcessor):
     @property
     def model_input_names(self) -> list[str]:
         own = ["image_token_budgets", "image_query_ids", "image_query_mask", "image_information"]
+        if any(learned_budgets(self.token_budget, images=1)):
+            own.append("image_budget_is_learned")
         return super().model_input_names + own
 
 

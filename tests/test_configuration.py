@@ -29,6 +29,9 @@ REFUSED: dict[str, tuple[list[Any], str]] = {
     "query_weight": ([-1.0, nan, inf], "at least 0"),
     "relevance_floor": ([0, -0.05, 1.01, nan, inf], r"\(0, 1\]"),
     "relevance": (["trained"], "'free', 'learned'"),
+    "budget": (["auto", "free"], "'given', 'learned'"),
+    "budget_fade": ([-0.1, 1.1, nan], r"\[0, 1\]"),
+    "semantic_depth": (["deep", "3"], "'all', 'relevance', 'learned'"),
     "scout_dim": ([0, -8, 100], "multiples of 8"),
     "scout_depth": ([0], "at least 1"),
     "relaxation": (["hard"], "'straight_through'"),
@@ -113,6 +116,12 @@ def test_defaults() -> None:
     assert config.tiers == [64, 100, 160, 256, 400]
     assert config.map_weights == {"information": 1.0, "salience": 0.0, "query": 1.0}
     assert config.relevance_floor == 0.05
+
+
+def test_a_learned_budget_needs_tiers_to_choose_from() -> None:
+    with pytest.raises(ValueError, match="two of them to choose from"):
+        ArrCocConfig(budget="learned", tiers=[64])
+    assert ArrCocConfig(budget="learned", tiers=[64, 400]).tiers == [64, 400]
 
 
 def test_an_unknown_option_is_refused_and_the_known_ones_are_named() -> None:

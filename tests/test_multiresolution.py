@@ -16,6 +16,7 @@ from arrcoc.multiresolution import (
     cells_to_patches,
     draw_leaves,
     drawing_gains,
+    drawing_losses,
     patch_positions,
     patches_to_cells,
     sequence_ends,
@@ -38,7 +39,8 @@ def random_allocation(policy: str, seed: int = 0, **config):
     relevance = torch.rand(len(cells), generator=generator) + 0.1
     budgets = (torch.rand(len(GRIDS), generator=generator) * GRIDS.prod(1)).long() + 1
     options = ArrCocConfig(policy=policy, region_size=4, tiers=[2, 6, 12], **config)
-    return cells, allocate(cells, relevance, GRIDS, budgets, options, gains=drawing_gains)
+    losses = drawing_losses(cells, GRIDS)
+    return cells, allocate(losses, relevance, GRIDS, budgets, options, gains=drawing_gains)
 
 
 def picture(cells: torch.Tensor, index: int) -> torch.Tensor:
@@ -91,7 +93,7 @@ def test_drawing_gains_are_the_energy_that_drawing_a_node_whole_loses():
     grids = torch.tensor([[4, 8]])
     cells = random_cells(grids)
     weights = torch.rand(len(cells), generator=torch.Generator().manual_seed(1)) + 0.1
-    gains = drawing_gains(build_quadtree(grids), cells, weights)
+    gains = drawing_gains(build_quadtree(grids), drawing_losses(cells, grids), weights)
     tiles = cells.view(4, 8, 3, SIDE, SIDE)
     whole = tiles.permute(2, 0, 3, 1, 4).reshape(3, 4 * SIDE, 8 * SIDE).mean(0, keepdim=True)  # gray
     for level, found in enumerate(gains[:2], start=1):
@@ -117,8 +119,34 @@ def test_drawing_gains_are_the_energy_that_drawing_a_node_whole_loses():
 
 def test_blank_nodes_gain_exactly_nothing():
     cells = torch.full((int(GRIDS.prod(1).sum()), 3, SIDE, SIDE), 0.3)
-    for gain in drawing_gains(build_quadtree(GRIDS), cells, torch.rand(len(cells)) + 0.1):
+    losses = drawing_losses(cells, GRIDS)
+    assert torch.equal(losses, torch.zeros(len(cells), 4))
+    for gain in drawing_gains(build_quadtree(GRIDS), losses, torch.rand(len(cells)) + 0.1):
         assert torch.equal(gain, torch.zeros_like(gain))
+
+
+@pytest.mark.parametrize("side", [8, 14])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_losses_do_not_depend_on_the_batch(side, dtype):
+    cells = torch.rand(int(GRIDS.prod(1).sum()), 3, side, side).to(dtype)
+    losses = drawing_losses(cells, GRIDS)
+    assert losses.dtype == torch.float32
+    start = 0
+    for grid in GRIDS:
+        end = start + int(grid.prod())
+        alone = drawing_losses(cells[start:end], grid[None])
+        assert torch.equal(losses[start:end, : alone.shape[1]], alone)
+        start = end
+
+
+def test_what_a_relevant_cell_loses_is_what_its_node_loses():
+    """The loss of a level is that of the node drawn, whichever of its cells has the detail."""
+    cells = torch.zeros(16, 3, SIDE, SIDE)
+    cells[5] = torch.rand(3, SIDE, SIDE)
+    losses = drawing_losses(cells, torch.tensor([[4, 4]])).view(4, 4, 2)
+    assert (losses[..., 0] > 0).nonzero().tolist() == [[1, 1]]
+    assert (losses[..., 1] > 0).nonzero().tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
+    assert losses[:2, :2, 1].unique().numel() == 1
 
 
 @pytest.mark.parametrize("merge_size", [2])

@@ -47,6 +47,22 @@ def test_images_of_a_batch(policy: str) -> None:
         assert torch.equal(one.position_scale, allocation.position_scale[index : index + 1])
 
 
+def test_what_learned_budgets_and_depths_add() -> None:
+    allocation = make_allocation()
+    names = ("depths", "placeholders", "expected_tokens", "tier_probabilities")
+    for found in (allocation, allocation.image(1), allocation.to("cpu")):
+        assert all(getattr(found, name) is None for name in names)
+    values = dict(zip(names, (torch.rand(12), torch.arange(3), torch.rand(3), torch.rand(3, 5)), strict=True))
+    allocation = replace(allocation, **values)
+    leaves = [0, 7, 8, 12]
+    for index in range(3):
+        one = allocation.image(index)
+        assert torch.equal(one.depths, values["depths"][leaves[index] : leaves[index + 1]])
+        for name in names[1:]:
+            assert torch.equal(getattr(one, name), values[name][index : index + 1])
+    assert all(getattr(allocation.to("meta"), name).device.type == "meta" for name in names)
+
+
 def test_what_is_not_there_is_named() -> None:
     allocation = make_allocation()
     for index in (3, -1):

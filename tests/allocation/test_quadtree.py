@@ -2,7 +2,16 @@ import numpy as np
 import pytest
 import torch
 
-from arrcoc.quadtree import build_quadtree, gather_children, packed_grid, split_gains
+from arrcoc import ArrCocConfig, allocate
+from arrcoc.quadtree import (
+    SKETCH_WIDTH,
+    build_quadtree,
+    gather_children,
+    packed_grid,
+    scramble,
+    sketch_features,
+    split_gains,
+)
 from tests.allocation import reference
 
 
@@ -119,3 +128,75 @@ def test_gains_do_not_depend_on_the_batch(dim: int) -> None:
         alone = split_gains(build_quadtree(torch.tensor([[rows, cols]])), features[cells], weights[cells])
         for level, expected in enumerate(alone):
             assert torch.equal(gains[level][together.levels[level + 1].image == image], expected)
+
+
+DTYPES = [torch.float32, torch.bfloat16]
+
+
+@pytest.mark.parametrize("dim", [65, 130, 1000, 2048])
+def test_a_sketch_adds_channels_with_their_signs(dim: int) -> None:
+    features, _ = features_and_weights([(3, 5)], dim)
+    expected = torch.zeros(15, SKETCH_WIDTH, dtype=torch.float64)
+    for channel in range(dim):
+        sign = 1 if int(scramble(torch.tensor(channel))) % 2 == 0 else -1
+        expected[:, channel % SKETCH_WIDTH] += sign * features[:, channel]
+    sketch = sketch_features(features)
+    assert sketch.dtype == torch.float32
+    torch.testing.assert_close(sketch, expected.float(), rtol=1e-4, atol=1e-4)
+    rounded = sketch_features(features.bfloat16())
+    assert rounded.dtype == torch.float32
+    torch.testing.assert_close(rounded, expected.float(), rtol=2e-2, atol=5e-2)
+
+
+def test_narrow_features_are_their_own_sketch() -> None:
+    features, _ = features_and_weights(GRIDS, SKETCH_WIDTH)
+    assert torch.equal(sketch_features(features), features)
+
+
+@pytest.mark.parametrize("large", [0, 6])
+def test_distances_of_sketches_are_right_on_average(large: int) -> None:
+    features, _ = features_and_weights([(40, 50)], 2048, seed=1)
+    features[:, 100 : 100 + large] *= 50
+    sketch = sketch_features(features)
+    pairs = torch.randperm(2000, generator=torch.Generator().manual_seed(0)).view(2, -1)
+    exact, found = (torch.diff(values[pairs], dim=0)[0].square().sum(1) for values in (features, sketch))
+    ratio = found / exact
+    assert abs(float(ratio.mean()) - 1) < 0.03
+    assert float(ratio.std()) < 1.2 * (2 / SKETCH_WIDTH) ** 0.5
+    shift = torch.ones(1, 2048)  # no direction is lost, a change of all channels alike neither
+    assert 0.5 < float(sketch_features(shift).square().sum() / 2048) < 2
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dim", [130, 2048])
+def test_a_sketch_does_not_depend_on_the_batch(dim: int, dtype: torch.dtype) -> None:
+    features = features_and_weights([(10, 13)], dim)[0].to(dtype) + 3
+    together = sketch_features(features)
+    for start, end in ((0, 1), (5, 7), (3, 20), (1, 64), (0, 65), (29, 130)):
+        assert torch.equal(sketch_features(features[start:end]), together[start:end])
+    equal = sketch_features(features[:1].expand(77, -1))
+    assert torch.equal(equal, together[:1].expand(77, -1))
+    assert sketch_features(features[:0]).shape == (0, SKETCH_WIDTH)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_leaves_chosen_by_a_sketch_are_nearly_as_good(dtype: torch.dtype) -> None:
+    """On a page of text blocks; blank paper is never split before them."""
+    grid, budget = (48, 50), 240
+    generator = torch.Generator().manual_seed(0)
+    is_text = (torch.rand(12, 25, generator=generator) > 0.85).repeat_interleave(4, 0).repeat_interleave(2, 1)
+    features, relevance = features_and_weights([grid], 1024)
+    features = (features * is_text.flatten()[:, None] + torch.randn(1024, generator=generator)).to(dtype)
+
+    def chosen_by(measured: torch.Tensor) -> tuple[float, torch.Tensor]:
+        allocation = allocate(measured, relevance, torch.tensor([grid]), torch.tensor([budget]), ArrCocConfig())
+        x, w = features.double().view(*grid, -1).numpy(), relevance.double().view(grid).numpy()
+        total = sum(reference.distortion(x, w, box) for box in allocation.boxes.tolist())
+        return total, allocation.sizes.prod(1)[allocation.cell_to_leaf].view(grid)
+
+    exact, _ = chosen_by(features)
+    found, sizes = chosen_by(sketch_features(features))
+    assert found < 1.03 * exact
+    blank = ~is_text[:, :48].view(6, 8, 6, 8).any(3).any(1)  # nodes of 8 x 8 cells without text
+    assert blank.any()
+    assert (sizes[:, :48].view(6, 8, 6, 8).amin((1, 3))[blank] == 64).all()

@@ -8,6 +8,7 @@ from transformers import Trainer, TrainingArguments
 
 from tests.helpers.tiny_models import tiny_arrcoc_model
 from tests.helpers.tiny_processors import CELL_SIZE, tiny_processor
+from tests.learned.helpers import perturb
 
 
 pytest.importorskip("accelerate")
@@ -197,6 +198,31 @@ def test_sft_trainer_computes_the_models_own_loss(host, processor, tmp_path):
         trainer = sft_trainer(model, processor, examples(host), tmp_path)
         found = trainer.compute_loss(trainer.model, dict(batch))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("stage", ["features", "pixels"])
+def test_sft_trainer_with_learned_budgets(host, tmp_path, stage):
+    """TRL scores hidden states of the prompt's length, of which only those of the used placeholders were computed."""
+    block = {"stage": stage, "glance_level": 1, "budget": "learned", "tiers": [2, 4, 6], "scout_dim": 32}
+    model = perturb(tiny_arrcoc_model(host, arrcoc_config=block, tie_word_embeddings=False))
+    processor = tiny_processor(host, token_budget="learned", tiers=(2, 4, 6))
+    trainer = sft_trainer(model, processor, examples(host), tmp_path)
+    batch = next(iter(trainer.get_train_dataloader()))
+    assert batch["image_budget_is_learned"].all()
+    model.model.arrcoc.router.score.bias.data = torch.tensor([0.0, 4.0, 0.0])
+    with torch.no_grad():
+        outputs = model(**batch)
+        assert (outputs.allocation.budgets == 4).all() and (outputs.allocation.placeholders == 6).all()
+        expected, found = model(**batch).loss, trainer.compute_loss(trainer.model, dict(batch))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+    model.model.arrcoc.router.score.bias.data.zero_()
+    before = parameters(model)
+    torch.manual_seed(0)
+    trainer.train()
+    assert all(np.isfinite(losses(trainer)))
+    assert moved(model, before) == set(before)
+    assert np.isfinite(trainer.evaluate()["eval_loss"])
 
 
 @pytest.mark.slow

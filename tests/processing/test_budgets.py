@@ -8,6 +8,7 @@ from arrcoc.processing.budgets import (
     auto_budget,
     check_token_budget,
     deepseek_ocr_tokens,
+    learned_budgets,
     question_type_budget,
     reads_image,
     reads_question,
@@ -33,6 +34,9 @@ from arrcoc.processing.budgets import (
         ([np.int32(5), np.float64(1.0), "auto:two_mode"], [5, 100, 12]),
         ("auto:two_mode", [64, 64, 12]),
         ("auto:question_type", [100, 100, 12]),
+        ("learned", [400, 100, 12]),
+        ("learned:160", [160, 100, 12]),
+        (["learned:7", 9, None], [7, 9, 12]),
     ],
 )
 def test_forms(token_budget, expected):
@@ -44,13 +48,22 @@ def test_forms(token_budget, expected):
 @pytest.mark.parametrize(
     "value",
     [0, -1, 0.0, -0.5, 1.5, 64.0, math.nan, math.inf, -math.inf, True, False, np.True_, np.int64(0), np.float32(2)]
-    + ["", "Auto", "auto:", "auto:best", "64", b"auto", {}, {"budget": 64}, 1j],
+    + ["", "Auto", "auto:", "auto:best", "64", b"auto", {}, {"budget": 64}, 1j]
+    + ["Learned", "learned:", "learned:0", "learned:-3", "learned:0.5", "learned:007", "learned: 64"],
 )
 @pytest.mark.parametrize("listed", [False, True])
 def test_values_that_are_no_budget(value, listed):
     with pytest.raises(ValueError, match=r"float share of the native count in \(0, 1\].*got") as error:
         check_token_budget([64, value] if listed else value)
     assert repr(value) in str(error.value)
+
+
+def test_learned_forms():
+    assert learned_budgets("learned", 2) == learned_budgets("learned:8", 2) == [True, True]
+    assert learned_budgets(["learned", 64, None, "auto", "learned:3"], 5) == [True, False, False, False, True]
+    assert learned_budgets(None, 1) == [False]
+    assert not reads_question("learned") and not reads_image(["learned", 64])
+    assert resolve_token_budgets("learned", [900], tiers=(3, 500)) == [500]
 
 
 def test_a_nested_list_is_no_budget():

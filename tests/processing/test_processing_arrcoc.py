@@ -234,6 +234,33 @@ class TestBudgets:
         masked = np.array(inputs["input_ids"][0])[np.array(inputs["assistant_masks"][0]) == 1]
         assert processor.tokenizer.decode(masked) == "Answer"
 
+    def test_learned(self, host):
+        """As many placeholders as the model may spend, and which images it may spend fewer on."""
+        images, prompt = [picture(300, 300), picture(200, 100), picture(300, 200)], IMAGE * 3 + "Hi"
+        processor = tiny_processor(host, tiers=(4, 8, 16))
+        native = processor(images, prompt, token_budget=1.0)["image_token_budgets"].tolist()
+        inputs = processor(images, prompt, token_budget="learned", return_tensors="pt")
+        assert inputs["image_token_budgets"].tolist() == [min(16, count) for count in native]
+        assert placeholders(processor, inputs) == [int(inputs["image_token_budgets"].sum())]
+        assert inputs["image_budget_is_learned"].tolist() == [True] * 3
+        assert inputs["image_budget_is_learned"].dtype == torch.bool
+        mixed = processor(images, prompt, token_budget=["learned:5", 6, None])
+        given = processor(images, prompt, token_budget=[5, 6, None])
+        assert mixed["image_budget_is_learned"].tolist() == [True, False, False]
+        assert mixed["image_token_budgets"].tolist() == [5, 6, native[2]]
+        assert "image_budget_is_learned" not in given
+        assert_same({name: mixed[name] for name in given}, given)
+        size = processor._get_num_multimodal_tokens([(300, 300)], token_budget="learned:5")
+        assert size.num_image_tokens == [5]
+
+    def test_learned_is_a_default_that_is_saved(self, host, tmp_path):
+        tiny_processor(host, token_budget="learned:6").save_pretrained(tmp_path)
+        processor = ArrCocProcessor.from_pretrained(tmp_path)
+        inputs = processor(picture(300, 300), IMAGE + "Hi")
+        assert set(inputs) == set(processor.model_input_names)
+        assert inputs["image_budget_is_learned"].tolist() == [True]
+        assert inputs["image_token_budgets"].tolist() == [6]
+
 
 class TestQuestions:
     def test_last_user_turn_asks_about_every_image_of_its_prompt(self, host):
