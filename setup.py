@@ -12,7 +12,12 @@ ROOT = Path(__file__).parent
 PACKAGE_DIR = {
     "arrcoc": "modeling_arrcoc",
     "arrcoc.cli": "modeling_arrcoc/cli",
+    "arrcoc.evaluation": "modeling_arrcoc/evaluation",
+    "arrcoc.evaluation.peers": "modeling_arrcoc/evaluation/peers",
     "arrcoc.synthetic": "modeling_arrcoc/synthetic",
+    "arrcoc.training": "modeling_arrcoc/training",
+    "arrcoc.training.data": "modeling_arrcoc/training/data",
+    "arrcoc.training.monitors": "modeling_arrcoc/training/monitors",
     "arrcoc.processing": "processing",
 }
 
@@ -36,7 +41,7 @@ INSTALL_REQUIRES = [
 
 EXTRAS_REQUIRE = {
     "train": ["peft>=0.18,<1", "accelerate>=1.1", "trl>=1.16,<2; python_version >= '3.11'", "datasets>=4.0"],
-    "eval": ["evaluate>=0.4.3", "matplotlib>=3.8"],
+    "eval": ["accelerate>=1.1", "datasets>=4.0", "evaluate>=0.4.3", "matplotlib>=3.8"],
     "flash": ["flash-attn>=2.6"],
     "video": ["torchvision>=0.21"],
     "dev": [
@@ -77,7 +82,7 @@ setup(
     package_dir=PACKAGE_DIR,
     packages=list(PACKAGE_DIR),
     py_modules=["arrcoc_cli"],
-    package_data={"arrcoc": ["py.typed", "assets/**"]},
+    package_data={"arrcoc": ["py.typed", "assets/**"], "arrcoc.evaluation": ["metrics/*.py"]},
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,
     entry_points={"console_scripts": ["arrcoc=arrcoc_cli:main"]},
