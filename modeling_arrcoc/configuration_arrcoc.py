@@ -98,9 +98,9 @@ class ArrCocConfig(PreTrainedConfig):
         relaxation_fade (`float`, *optional*):
             How far leaves are faded into their parents while relevance is trained with `"straight_through"` or
             `"gumbel"`, in [0, 1]; 0 shows them as at inference. A sure answer has no gradient: fading makes it unsure
-            of what it would lose. Without it relevance was not learned from answers in stage `"pixels"`, where it
-            defaults to 0.8; in stage `"features"` it defaults to 0.0. Set it to 0 to train a host, compressor or
-            adapter along on what inference shows them.
+            of what it would lose. Defaults to 0.8 in stage `"pixels"`, where relevance was not learned from answers
+            without it, and to 0.0 in stage `"features"`. A host that is trained along gets used to faded leaves: to
+            train host, compressor or adapter, freeze relevance or set 0.
         query_scorer (`str`, *optional*, defaults to `"attention"`):
             How the question is compared with the cells without training. `"attention"`: queries and keys of the
             language model's first layer. `"cosine"`: token embeddings and cell features. `"none"`: not at all.

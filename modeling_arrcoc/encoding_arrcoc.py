@@ -207,7 +207,8 @@ class ArrCocImageEncoder(Host):
         salient = cells
         if block.salience_weight:
             salient = F.avg_pool2d(cells.float(), cells.shape[-1] // 4).flatten(1)  # (cells, 16 * channels)
-        scouted = None if self.arrcoc is None or self.arrcoc.scout is None else self.arrcoc.scout(pixel_values, grids)
+        scout = None if self.arrcoc is None else self.arrcoc.scout
+        scouted = None if scout is None else scout(pixel_values.to(self.visual.dtype), grids)
         scores = self._relevance(grids, salient, glance_features, glance, scouted=scouted, **scoring)
         seen = None if glance is None else (glance_features, glance.budgets)
         seen = seen if scouted is None else (scouted, grids.prod(1))

@@ -4,9 +4,11 @@ They are measured, never assumed, and kept beside a checkpoint's weights in a fi
 pre-flight check need them, in more precision than the weights may have.
 """
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -14,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 
 FILE_NAME = "host_statistics.safetensors"
@@ -143,6 +146,9 @@ class HostStatistics:
     ) -> "HostStatistics":
         """Run a host over images at their native number of tokens.
 
+        `HostStatistics.measure(model, loader).save_pretrained(folder)` measures once and keeps it beside the
+        checkpoint; `arrcoc preflight --save` does the same from the command line.
+
         Args:
             model ([`PreTrainedModel`]): stock or with ARR-COC, which takes no part.
             batches (`Iterable`): what the processor returns; only `pixel_values` and `image_grid_thw` are read, and
@@ -153,22 +159,19 @@ class HostStatistics:
         Raises:
             ValueError: if there is no image.
         """
-        generator = torch.Generator().manual_seed(seed)
-        measured: dict[str, _Measurement] = {}
+        recorder = StatisticsRecorder(samples, seed)
         for batch in batches:
             if batch.get("pixel_values") is None:
                 continue
             pixels, grids = batch["pixel_values"].to(model.device), batch["image_grid_thw"].to(model.device)
-            encoded = model.get_image_features(pixels, grids, return_dict=True)
-            features = [encoded.pooler_output, *(getattr(encoded, "deepstack_features", None) or ())]
-            for name, layer in zip(layer_names(len(features) - 1), features, strict=True):
-                measured.setdefault(name, _Measurement(samples, generator)).update(torch.cat(tuple(layer)))
-        if not measured:
-            raise ValueError("the batches hold no images; expected `pixel_values` and `image_grid_thw`")
-        return cls(_host(model), {name: measurement.statistics() for name, measurement in measured.items()})
+            recorder.update(model.get_image_features(pixels, grids, return_dict=True))
+        return recorder.statistics(model)
 
     def save_pretrained(self, save_directory: str | Path) -> None:
-        """Write `host_statistics.safetensors` into a folder, which is made if it does not exist."""
+        """Write `host_statistics.safetensors` into a folder, such as that of the checkpoint, whole or not at all.
+
+        The folder is made if it does not exist.
+        """
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {
@@ -176,7 +179,9 @@ class HostStatistics:
             for name, statistics in self.layers.items()
             for field, values in vars(statistics).items()
         }
-        save_file(tensors, folder / FILE_NAME, metadata={"format": "pt", "host": self.host})
+        with TemporaryDirectory(prefix=f".{FILE_NAME}-", dir=folder) as staging:
+            save_file(tensors, Path(staging) / FILE_NAME, metadata={"format": "pt", "host": self.host})
+            os.replace(Path(staging) / FILE_NAME, folder / FILE_NAME)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, model: PreTrainedModel | None = None) -> "HostStatistics":
@@ -236,8 +241,38 @@ class HostStatistics:
             raise ValueError(f"host statistics do not fit the model: {'; '.join(wrong)}")
 
 
+class StatisticsRecorder:
+    """Takes in what a host makes of whole images, batch by batch.
+
+    Args:
+        samples (`int`): tokens of each layer to keep.
+        seed (`int`): of their choice.
+    """
+
+    def __init__(self, samples: int = 1024, seed: int = 0):
+        self.samples, self.generator = samples, torch.Generator().manual_seed(seed)
+        self.layers: dict[str, _Measurement] = {}
+
+    def update(self, encoded: BaseModelOutputWithPooling) -> None:
+        """Take in the stock output of `get_image_features`."""
+        features = [encoded.pooler_output, *(getattr(encoded, "deepstack_features", None) or ())]
+        for name, layer in zip(layer_names(len(features) - 1), features, strict=True):
+            measurement = self.layers.setdefault(name, _Measurement(self.samples, self.generator))
+            measurement.update(torch.cat(tuple(layer)))
+
+    def statistics(self, model: PreTrainedModel) -> HostStatistics:
+        """What was measured of `model`.
+
+        Raises:
+            ValueError: if there was no image.
+        """
+        if not self.layers:
+            raise ValueError("the batches hold no images; expected `pixel_values` and `image_grid_thw`")
+        return HostStatistics(_host(model), {name: layer.statistics() for name, layer in self.layers.items()})
+
+
 def _host(model: PreTrainedModel) -> str:
     return getattr(model.config, "host_model_type", model.config.model_type)
 
 
-__all__ = ["ChannelStatistics", "HostStatistics"]
+__all__ = ["ChannelStatistics", "HostStatistics", "StatisticsRecorder"]

@@ -80,6 +80,8 @@ def to_canvas(values: Tensor, grid: PackedGrid) -> Tensor:
     """
     images = len(grid.rows)
     rows, cols = int(grid.rows.max()), int(grid.cols.max())
+    if len(values) == images * rows * cols:  # all images are of one size, and lie as they are to
+        return values.view(images, rows, cols, -1)
     canvas = values.new_zeros(images * rows * cols, values.shape[1])
     place = (grid.image * rows + grid.y) * cols + grid.x  # (nodes,)
     return canvas.index_copy(0, place, values).view(images, rows, cols, -1)
@@ -87,6 +89,8 @@ def to_canvas(values: Tensor, grid: PackedGrid) -> Tensor:
 
 def from_canvas(canvas: Tensor, grid: PackedGrid) -> Tensor:
     """Inverse of `to_canvas`: `(images, rows, cols, dim)` to `(nodes, dim)`."""
+    if len(grid.image) == canvas.shape[:3].numel():
+        return canvas.flatten(0, 2)
     return canvas[grid.image, grid.y, grid.x]
 
 

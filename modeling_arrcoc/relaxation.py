@@ -7,6 +7,7 @@ What a cell looks like is then a mixture of its drawings at all levels, which ha
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +27,8 @@ TINY = 1e-30
 MARGIN = 1e-3
 # A choice against these odds or longer ones is not counted as rarer: rare choices would drown all others.
 LEAST_LOGIT = -2.0
+# How far leaves fade where the configuration does not say, by stage.
+FADES = {"pixels": 0.8, "features": 0.0}
 
 
 def split_probabilities(
@@ -92,6 +95,40 @@ def split_probabilities(
     sizes = [len(worth) for worth in worths[free]]
     forced = [split.to(probability.dtype) for split in splits[max_level:]]
     return [*probability.split(sizes), *forced]
+
+
+class _CreditRefused(torch.autograd.Function):
+    """Splits as they are, whose gradient is taken relative to the mean over those that were hardly chosen."""
+
+    @staticmethod
+    def forward(ctx: Any, probability: Tensor, is_split: Tensor) -> Tensor:
+        ctx.save_for_backward(is_split, probability * (1 - probability) * is_split)
+        return probability.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        is_split, doubt = ctx.saved_tensors
+        hardly_chosen = (doubt * gradient).sum() / doubt.sum().clamp(min=TINY)
+        return gradient - hardly_chosen * is_split, None
+
+
+def credit_refused(probabilities: list[Tensor], splits: list[Tensor]) -> list[Tensor]:
+    """The same probabilities; what was refused is credited with what the splits are worth that were hardly chosen.
+
+    The gradient of a leaf says what its own splits are worth. Of a split that was refused no token shows anything: its
+    gradient is zero, as if it were known to be worth nothing, so that what is chosen stays chosen whether it helps or
+    not. Here it is taken to be worth as much as the splits on the other side of the threshold: the mean of their
+    gradients over the batch, weighted with their doubt `p * (1 - p)`. Since the budget is fixed, only differences
+    count, and the mean is subtracted from what was chosen instead. A split that helps less than that gives way to
+    others, until what is hardly chosen is worth nothing.
+
+    Args:
+        probabilities, splits (`list[Tensor]`): as from `split_probabilities` and `lod_splits`.
+    """
+    if not probabilities:
+        return probabilities
+    credited = _CreditRefused.apply(torch.cat(probabilities), torch.cat(splits))
+    return list(credited.split([len(probability) for probability in probabilities]))
 
 
 def finer_shares(tree: QuadTree, probabilities: list[Tensor]) -> list[Tensor]:
@@ -188,54 +225,43 @@ def gumbel_gains(gains: list[Tensor], temperature: float) -> list[Tensor]:
 class Relaxation:
     """The mixture behind an allocation.
 
+    `"soft"` shows the mixture of levels itself. The others show the leaves that were chosen, with the gradient of the
+    mixture: drawing a leaf averages away what is finer, so that this is the gradient of fading into coarser levels.
+    Where the answer is sure it has no gradient at the leaf itself; they may be shown part of the way from the leaves
+    to their parents, where the answer is unsure of what it would lose.
+
     Attributes:
         kind (`str`): one of `RELAXATIONS`.
         tree ([`QuadTree`]): quadtrees of the grids.
         finer (`list[Tensor]`): probabilities that carry the gradient, as from `finer_shares`.
         decided (`list[Tensor]`): the same for the decisions that were taken, 0 or 1.
-        fade (`Tensor` of shape `(cells,)`): how far leaves are faded into their parents, in [0, 1].
+        fade (`float`): how far leaves are faded into their parents, in [0, 1].
     """
 
     kind: str
     tree: QuadTree
     finer: list[Tensor]
     decided: list[Tensor]
-    fade: Tensor
+    fade: float
 
     def pictures(self, cells: Tensor) -> Tensor:
-        """Pictures of the cells that a tower is to see; of the shape of `cells`, `(cells, channels, side, side)`.
-
-        `"soft"`: the mixture of levels. Else the cells themselves, faded towards what their leaf's parent shows, with
-        the gradient of the mixture. Drawing leaves from them averages away what is finer than a leaf, so that the
-        gradient is that of fading into coarser levels. A gradient taken at a random point between a leaf and its
-        parent is on average the difference that the split makes (integrated gradients; Sundararajan, Taly & Yan,
-        "Axiomatic attribution for deep networks", ICML 2017); at the leaf itself it vanishes once the answer is sure.
-        """
-        mixed = mix_levels(cells, coarse_pictures(self.tree, cells.float()), self.finer)
-        if self.kind == "soft":
-            return mixed.to(cells.dtype)
-        seen = cells
-        if self.fade.any():
-            below = [torch.zeros_like(self.fade), *self.decided[:-1]]
-            faded = [
-                1 - self.fade * share * (1 - under) for share, under in zip(self.decided, below, strict=True)
-            ]  # of the level above a cell's leaf alone
-            seen = mix_levels(cells, coarse_pictures(self.tree, cells.float()), faded).to(cells.dtype)
-        return _with_gradient_of(seen, mixed)
+        """Pictures of the cells that a tower is to see; of the shape of `cells`, `(cells, channels, side, side)`."""
+        return mix_levels(cells, coarse_pictures(self.tree, cells.float()), self._shares()).to(cells.dtype)
 
     def features(self, features: Tensor, weights: Tensor) -> Tensor:
-        """As `pictures`, of features `(cells, dim)` whose leaves are weighted means; their own gradient is kept."""
+        """As `pictures`, of features `(cells, dim)` whose leaves are weighted means; they keep their own gradient."""
+        weights = weights if self.kind == "soft" else weights.detach()
+        return mix_levels(features, coarse_means(self.tree, features, weights), self._shares()).to(features.dtype)
+
+    def _shares(self) -> list[Tensor]:
+        """How much of each level's detail is shown, of shape `(cells,)`: what `mix_levels` takes as probabilities."""
         if self.kind == "soft":
-            return mix_levels(features, coarse_means(self.tree, features, weights), self.finer).to(features.dtype)
-        fixed = features.detach()
-        return _with_gradient_of(
-            features, mix_levels(fixed, coarse_means(self.tree, fixed, weights.detach()), self.finer)
-        )
-
-
-def _with_gradient_of(values: Tensor, mixed: Tensor) -> Tensor:
-    """`values`, bit for bit, with the gradient of `mixed` besides their own."""
-    return values + (mixed - mixed.detach()).to(values.dtype)
+            return self.finer
+        below = [torch.zeros_like(share) for share in self.decided[:1]] + self.decided[:-1]
+        return [
+            1 - self.fade * share * (1 - under) + (finer - finer.detach())  # faded at the level above the leaf alone
+            for share, under, finer in zip(self.decided, below, self.finer, strict=True)
+        ]
 
 
 def relaxed_allocation(
@@ -248,7 +274,8 @@ def relaxed_allocation(
 ) -> tuple[Allocation, Relaxation]:
     """Allocate as `allocate` does, and keep what a gradient to `relevance` needs.
 
-    Arguments as of `allocate`, for the policy `lod`; `config` also has `relaxation` and `relaxation_temperature`.
+    Arguments as of `allocate`, for the policy `lod`; `config` also has `stage`, `relaxation`, `relaxation_temperature`
+    and `relaxation_fade`.
 
     Returns:
         `tuple[Allocation, Relaxation]`: the allocation, the same as without gradients but for the noise of `gumbel`,
@@ -272,13 +299,14 @@ def relaxed_allocation(
         config.relaxation_temperature,
         perturbed=chosen_worths if noisy else None,
     )
-    fade = torch.rand(len(grids), device=relevance.device) * config.relaxation_fade
+    if config.relaxation == "straight_through":
+        probabilities = credit_refused(probabilities, splits)
     relaxation = Relaxation(
         kind=config.relaxation,
         tree=tree,
         finer=finer_shares(tree, probabilities),
         decided=finer_shares(tree, [split.float() for split in splits]),
-        fade=fade[tree.cells.image],
+        fade=FADES[config.stage] if config.relaxation_fade is None else config.relaxation_fade,
     )
     return allocation, relaxation
 

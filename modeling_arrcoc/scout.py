@@ -1,5 +1,6 @@
 """The scout: a light local encoder that looks at every cell in full resolution before the vision tower runs."""
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -15,6 +16,9 @@ class Scout(Float32Module):
 
     Patches of the first frame are embedded linearly, mixed with their surroundings by `depth` convolution blocks and
     merged to cells. With `depth` blocks of 5 x 5 patches, a cell sees `2 * depth` patches to each side.
+
+    Weights and normalisation are in float32; matrix products and convolutions, where nearly all of the time goes, are
+    in the precision of the patches. What is read off the features is scored in float32.
 
     Args:
         dim (`int`): width.
@@ -36,12 +40,17 @@ class Scout(Float32Module):
 
         Args:
             patches (`Tensor` of shape `(patches, channels * frames * patch_size**2)`): as from the image processor,
-                the patches of a cell one after another.
+                the patches of a cell one after another, in the precision to compute in.
             grids (`Tensor` of shape `(images, 2)`): rows and columns of each image, in cells.
 
         Returns:
-            `Tensor` of shape `(cells, dim)`.
+            `Tensor` of shape `(cells, dim)`, float32.
         """
+        is_low = patches.dtype in (torch.bfloat16, torch.float16)
+        with torch.autocast(patches.device.type, patches.dtype) if is_low else nullcontext():
+            return self._encode(patches, grids).float()
+
+    def _encode(self, patches: Tensor, grids: Tensor) -> Tensor:
         merge = self.merge_size
         cells, fine = packed_grid(*grids.unbind(1)), packed_grid(*(grids * merge).unbind(1))
         step = torch.arange(merge, device=grids.device)
@@ -50,7 +59,7 @@ class Scout(Float32Module):
         raster = fine.index(cells.image[:, None, None], y, x).flatten()  # (patches,)
 
         first_frame = patches.view(len(patches), self.channels, self.frames, -1)[:, :, 0].flatten(1)
-        embedded = self.embed(first_frame.float()).float()  # (patches, dim), cell by cell; float32 under autocast too
+        embedded = self.embed(first_frame).float()  # (patches, dim), cell by cell; float32 under autocast too
         values = torch.zeros_like(embedded).index_copy(0, raster, embedded)  # row by row
         for block in self.blocks:
             values = block(values, fine)

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from arrcoc.distribution import gaussian_divergence, nearest_levels
-from arrcoc.host_statistics import ChannelStatistics, RunningMoments
+from arrcoc.host_statistics import ChannelStatistics, RunningMoments, StatisticsRecorder
 from arrcoc.outputs import Allocation
 from arrcoc.processing.images import load_image
 
@@ -50,7 +50,7 @@ class LevelTokens:
         }
 
 
-def preflight(model: str, data: Path, images: int = 16, as_json: bool = False) -> None:
+def preflight(model: str, data: Path, images: int = 16, save: Path | None = None, as_json: bool = False) -> None:
     """Compare compressed tokens with the host's own at full detail, and print a verdict.
 
     Each image is encoded at its native number of tokens, and with the budgets of the lowest and the highest tier. For
@@ -62,6 +62,8 @@ def preflight(model: str, data: Path, images: int = 16, as_json: bool = False) -
         model (`str`): checkpoint folder, wrapped or stock, or its name on the Hub.
         data (`Path`): a file of JSON lines with the fields `image`, a path from the file's folder, and `question`.
         images (`int`): number of images to use, the first of the file, each with its first question.
+        save (`Path`, *optional*): folder to write the host's statistics to, such as that of the checkpoint; training
+            reads them there with `HostStatistics.from_pretrained`.
         as_json (`bool`): print one JSON object.
 
     Raises:
@@ -74,7 +76,7 @@ def preflight(model: str, data: Path, images: int = 16, as_json: bool = False) -
         network = network.to(torch.accelerator.current_accelerator())
     processor = load_processor(folder)
 
-    host = RunningMoments()
+    recorder = StatisticsRecorder()
     levels: dict[int, LevelTokens] = {}
     for path, question in tqdm(records, desc="comparing", unit=" images", delay=2, leave=False):
         picture = load_image(path)
@@ -82,13 +84,15 @@ def preflight(model: str, data: Path, images: int = 16, as_json: bool = False) -
         for budget in BUDGETS:
             inputs = chat_inputs(processor, picture, question, budget).to(network.device)
             if own is None:
-                own = native_tokens(network, inputs["pixel_values"], inputs["image_grid_thw"])
-                host.update(own.cpu())
+                own = record_native(network, inputs["pixel_values"], inputs["image_grid_thw"], recorder)
             with torch.no_grad():
                 encoded = network.encode_images(**inputs)
             for level, tokens, cosines in by_level(encoded.pooler_output[0], encoded.allocation, own):
                 levels.setdefault(level, LevelTokens()).update(tokens, cosines)
 
+    if save is not None:
+        recorder.statistics(network).save_pretrained(save)
+    host = recorder.layers["tokens"].moments
     block = network.config.arrcoc_config
     report: dict[str, Any] = {
         "model": model,
@@ -132,9 +136,13 @@ def read_records(data: Path, images: int) -> list[tuple[Path, str]]:
 
 
 @torch.no_grad()
-def native_tokens(network: PreTrainedModel, pixel_values: Tensor, grid: Tensor) -> Tensor:
-    """The host's own tokens of an image at full detail, of shape `(cells, dim)`."""
-    return network.model.get_image_features(pixel_values, grid, return_dict=True).pooler_output[0]
+def record_native(
+    network: PreTrainedModel, pixel_values: Tensor, grid: Tensor, recorder: StatisticsRecorder
+) -> Tensor:
+    """Record what the host makes of an image at full detail; returns its tokens, of shape `(cells, dim)`."""
+    encoded = network.model.get_image_features(pixel_values, grid, return_dict=True)
+    recorder.update(encoded)
+    return encoded.pooler_output[0]
 
 
 def by_level(tokens: Tensor, allocation: Allocation, own: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:

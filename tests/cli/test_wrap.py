@@ -9,6 +9,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 import arrcoc
 from arrcoc.cli.checkpoints import MODEL_CLASSES
+from arrcoc.cli.wrap import wrap
 
 
 def weights(folder) -> dict[str, torch.Tensor]:
@@ -195,3 +196,49 @@ def test_saved_configuration_names_the_class(run, stock_folder, tmp_path):
     config = json.loads((tmp_path / "wrapped" / "config.json").read_text())
     assert config["architectures"] == [MODEL_CLASSES[stock_folder.name].__name__]
     assert config["arrcoc_config"]["policy"] == "lod"
+
+
+def test_learned_parts_are_added(stock_folder, tmp_path, capsys):
+    out = tmp_path / "wrapped"
+    settings = ["scout_dim=32", "tiers=[16, 64]", "salience_weight=null", "relaxation=gumbel", "relevance_floor=0.1"]
+    wrap(str(stock_folder), out, settings=settings, stage="pixels", relevance="learned", cell_encoder="scout")
+    text = capsys.readouterr().out
+    block = AutoConfig.from_pretrained(out).arrcoc_config
+    assert (block.stage, block.relevance, block.cell_encoder) == ("pixels", "learned", "scout")
+    assert (block.scout_dim, block.tiers, block.salience_weight) == (32, [16, 64], None)
+    assert (block.relaxation, block.relevance_floor) == ("gumbel", 0.1)
+    model = AutoModelForImageTextToText.from_pretrained(out)
+    parameters = sum(parameter.numel() for parameter in model.model.arrcoc.parameters())
+    assert f"stage pixels, policy lod, {parameters:,} untrained parameters in scout, relevance" in text
+    assert model.model.arrcoc.scout.embed.weight.shape[0] == 32
+
+
+def test_wrapping_for_compressor_and_adapter(stock_folder, tmp_path, capsys):
+    out = tmp_path / "wrapped"
+    wrap(str(stock_folder), out, compressor="experts", adapter="quality", settings=["adapter_blocks=2"])
+    assert "untrained parameters in compressors, adapter" in capsys.readouterr().out
+    model = AutoModelForImageTextToText.from_pretrained(out)
+    assert model.config.arrcoc_config.adapter_blocks == 2
+    wrap(str(out), tmp_path / "without", compressor="mean", adapter="none")
+    assert "nothing to train" in capsys.readouterr().out
+    assert AutoModelForImageTextToText.from_pretrained(tmp_path / "without").model.arrcoc is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["max_levels=2"], "found the setting 'max_levels=2'; expected name=value with one of stage, policy"),
+        (["max_level"], "found the setting 'max_level'"),
+        (["transformers_version=5"], "found the setting 'transformers_version=5'"),
+        (["seed=1", "seed=2"], "seed is set twice"),
+        (["policy=tiers"], "policy: given by --set and by an option of its own"),
+        (["max_level=two"], "'max_level' expected int"),
+        (["max_level=-1"], "`max_level` is -1"),
+        (["adapter=best"], "`adapter` is 'best'"),
+    ],
+    ids=str,
+)
+def test_settings_are_checked(stock_folder, tmp_path, settings, message):
+    with pytest.raises(ValueError, match=message):
+        wrap(str(stock_folder), tmp_path / "wrapped", settings=settings, policy="lod")
+    assert not (tmp_path / "wrapped").exists()

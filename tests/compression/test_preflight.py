@@ -9,6 +9,7 @@ from PIL import Image
 
 import arrcoc_cli
 from arrcoc.cli import preflight as command
+from arrcoc.host_statistics import HostStatistics
 from tests.compression.learned import perturb
 from tests.helpers.tiny_models import tiny_arrcoc_model, tiny_stock_model
 from tests.helpers.tiny_processors import CELL_SIZE, tiny_processor, write_stock_processor_folder
@@ -129,6 +130,25 @@ def test_verdicts(host, call, data, checkpoint, tmp_path):
     assert judged(_0=False, _1=False, _2=None) == "ready"
     assert judged(_0=False, _1=True) == "adapt"
     assert judged(_0=False, _1=None) == "undecided"
+
+
+def test_statistics_are_saved_with_the_checkpoint(host, data, checkpoint, capsys):
+    """They are those of the host's own tokens of the same images, and training finds them."""
+    weights = (checkpoint / "model.safetensors").read_bytes()
+    command.preflight(str(checkpoint), data, save=checkpoint, as_json=True)
+    report = json.loads(capsys.readouterr().out)
+    model, processor = tiny_arrcoc_model(host), tiny_processor(host)
+    statistics = HostStatistics.from_pretrained(checkpoint, model)
+    pictures = [Image.open(data.parent / f"images/{index}.png") for index in range(3)]
+    batches = [processor.image_processor(images=[picture], return_tensors="pt") for picture in pictures]
+    expected = HostStatistics.measure(model, batches)
+    assert int(statistics.layers["tokens"].count) == report["host"]["tokens"] == 320 + 144 + 320
+    assert list(statistics.layers) == list(expected.layers)
+    for name, layer in expected.layers.items():
+        torch.testing.assert_close(statistics.layers[name].mean, layer.mean, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(statistics.layers[name].variance, layer.variance, rtol=1e-4, atol=1e-6)
+    assert (checkpoint / "model.safetensors").read_bytes() == weights
+    assert not [path for path in checkpoint.iterdir() if path.name.startswith(".")]
 
 
 @pytest.mark.parametrize("name", ["stock", "pixels"])

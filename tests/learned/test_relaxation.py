@@ -5,14 +5,15 @@ import torch
 
 from arrcoc import ArrCocConfig
 from arrcoc.allocation import allocate, lod_splits, node_worths
-from arrcoc.multiresolution import draw_leaves, drawing_gains
+from arrcoc.multiresolution import draw_leaves, drawing_gains, drawing_losses
 from arrcoc.pooling import pool_leaves
-from arrcoc.quadtree import build_quadtree, split_gains
+from arrcoc.quadtree import build_quadtree, sketch_features, split_gains
 from arrcoc.relaxation import (
     RELAXATIONS,
     Relaxation,
     coarse_means,
     coarse_pictures,
+    credit_refused,
     finer_shares,
     gumbel_gains,
     mix_levels,
@@ -197,7 +198,7 @@ def test_the_features_own_gradient(kind):
 def relaxation_of(kind: str, tree, finer) -> Relaxation:
     """A mixture without fading."""
     decided = [(share.detach() > 0.5).float() for share in finer]
-    return Relaxation(kind, tree, finer, decided, torch.zeros(len(tree.cells.image)))
+    return Relaxation(kind, tree, finer, decided, 0.0)
 
 
 def images(seed: int = 0):
@@ -214,9 +215,12 @@ def test_the_hard_leaves_are_the_limit_of_the_mixture(stage):
     """Without temperature every cell looks like its leaf: the leaves drawn from the mixture are the leaves."""
     grids, budgets, pictures, relevance = images()
     config = ArrCocConfig(relaxation="soft", relaxation_temperature=1e-6)
-    values, gains = (pictures, drawing_gains) if stage == "pixels" else (pictures.flatten(1), split_gains)
-    allocation, relaxation = relaxed_allocation(values, relevance.requires_grad_(), grids, budgets, config, gains)
-    hard = allocate(values, relevance.detach(), grids, budgets, config, gains)
+    if stage == "pixels":
+        values, measured, gains = pictures, drawing_losses(pictures, grids), drawing_gains
+    else:
+        values, measured, gains = pictures.flatten(1), sketch_features(pictures.flatten(1)), split_gains
+    allocation, relaxation = relaxed_allocation(measured, relevance.requires_grad_(), grids, budgets, config, gains)
+    hard = allocate(measured, relevance.detach(), grids, budgets, config, gains)
     assert torch.equal(allocation.boxes, hard.boxes)
     side = hard.sizes[hard.cell_to_leaf]  # (cells, 2)
     assert torch.equal(side[:, 0], side[:, 1])
@@ -236,7 +240,7 @@ def test_finer_levels_cancel_in_a_leaf():
     """Leaves drawn straight through have no gradient to splits of nodes that were refused."""
     grids, budgets, pictures, relevance = images()
     allocation, relaxation = relaxed_allocation(
-        pictures, relevance.requires_grad_(), grids, budgets, ArrCocConfig(), drawing_gains
+        drawing_losses(pictures, grids), relevance.requires_grad_(), grids, budgets, ArrCocConfig(), drawing_gains
     )
     finer = [share.detach().requires_grad_() for share in relaxation.finer]
     leaves = draw_leaves(relaxation_of("straight_through", relaxation.tree, finer).pictures(pictures), allocation)
@@ -260,8 +264,9 @@ def test_gumbel_noise():
     assert (gumbel_gains(gains, 0.5)[1] == 0).all()
     grids, budgets, pictures, relevance = images()
     config = ArrCocConfig(relaxation="gumbel")
+    losses = drawing_losses(pictures, grids)
     boxes = {
-        str(relaxed_allocation(pictures, relevance, grids, budgets, config, drawing_gains)[0].boxes.tolist())
+        str(relaxed_allocation(losses, relevance, grids, budgets, config, drawing_gains)[0].boxes.tolist())
         for _ in range(8)
     }
     assert len(boxes) > 4
@@ -297,21 +302,84 @@ def test_what_noise_chose_is_weighed_by_how_likely_it_was():
     assert max(part.abs().max() for part in refused) == 0
 
 
-def test_fading_goes_from_the_leaf_to_its_parent():
+def test_refused_splits_are_credited_with_what_was_hardly_chosen():
+    """Each chosen split's gradient is that of its probability less the mean, weighted by doubt; others keep theirs."""
+    tree, worths, costs, splits = problem()
+    probabilities = [p.requires_grad_() for p in split_probabilities(tree, worths, costs, splits, 3, 0.5)]
+    credited = credit_refused(probabilities, splits)
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(credited, probabilities, strict=True))
+    probes = [torch.randn_like(probability) for probability in probabilities]
+    total = sum((probe * part).sum() for probe, part in zip(probes, credited, strict=True))
+    found = torch.autograd.grad(total, probabilities)
+    mass, mean = 0.0, 0.0
+    for probability, split, probe in zip(probabilities, splits, probes, strict=True):
+        for p, chosen, gradient in zip(probability.tolist(), split.tolist(), probe.tolist(), strict=True):
+            if chosen:
+                mass, mean = mass + p * (1 - p), mean + p * (1 - p) * gradient
+    for split, probe, gradient in zip(splits, probes, found, strict=True):
+        torch.testing.assert_close(gradient, probe - (mean / mass) * split)
+    assert credit_refused([], []) == []
+
+
+def test_what_does_not_help_gives_way_to_what_was_refused():
+    """Of two splits just above the threshold one helps; the other sinks, and what was refused rises."""
+    tree = build_quadtree(torch.tensor([(4, 8)]))
+    gains = [torch.tensor([4.0, 3.9, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]), torch.ones(2), torch.ones(1)]
+    worths, costs = node_worths(tree, gains)
+    worths = [worth.requires_grad_() for worth in worths]
+    splits, _ = lod_splits(tree, worths, costs, torch.tensor([11]), 3)
+    assert splits[0].tolist() == [True, True] + [False] * 6
+    losses = []
+    for credited in (False, True):
+        probabilities = split_probabilities(tree, worths, costs, splits, 3, 2.0)
+        probabilities = credit_refused(probabilities, splits) if credited else probabilities
+        loss = -probabilities[0][0]  # split 0 helps, split 1 does not, and nothing is known of the others
+        losses.append(torch.autograd.grad(loss, worths[0])[0])
+    plain, credited = (-gradient for gradient in losses)  # where descent goes
+    assert plain[0] > 0 and (plain[2:] < 0).all()
+    assert credited[0] > 0 and credited[1] < plain[1] and (credited[2:] > plain[2:]).all()
+
+
+@pytest.mark.parametrize("stage", ["pixels", "features"])
+def test_fading_goes_from_the_leaf_to_its_parent(stage):
     grids, budgets, pictures, relevance = images()
-    config = ArrCocConfig(relaxation_fade=1.0)
+    config = ArrCocConfig(stage=stage, relaxation_fade=0.7)
     allocation, relaxation = relaxed_allocation(
-        pictures, relevance.requires_grad_(), grids, budgets, config, drawing_gains
+        drawing_losses(pictures, grids), relevance.requires_grad_(), grids, budgets, config, drawing_gains
     )
-    assert relaxation.fade.min() >= 0 and relaxation.fade.max() <= 1
-    assert relaxation.fade.unique().numel() == 2  # one for each image
-    levels = [pictures, *coarse_pictures(relaxation.tree, pictures)]
+    weights = relevance.detach()
+    if stage == "pixels":
+        values, coarser = pictures, coarse_pictures(relaxation.tree, pictures)
+        found = draw_leaves(relaxation.pictures(values), allocation)
+    else:
+        values = pictures.flatten(1)
+        coarser = coarse_means(relaxation.tree, values, weights)
+        found = pool_leaves(
+            relaxation.features(values, relevance), weights, allocation.cell_to_leaf, len(allocation.boxes)
+        )
+    levels = [values, *coarser]
     leaf = allocation.sizes[allocation.cell_to_leaf, 0].float().log2().long()  # (cells,)
     parent = (leaf + 1).clamp(max=len(levels) - 1)
-    fade = relaxation.fade[:, None, None, None]
     shown, above = (torch.stack(levels)[level, torch.arange(len(leaf))] for level in (leaf, parent))
-    expected = draw_leaves(shown * (1 - fade) + above * fade, allocation)
-    torch.testing.assert_close(draw_leaves(relaxation.pictures(pictures), allocation), expected)
+    expected = shown * 0.3 + above * 0.7
+    if stage == "pixels":
+        expected = draw_leaves(expected, allocation)
+    else:
+        expected = pool_leaves(expected, weights, allocation.cell_to_leaf, len(allocation.boxes))
+    torch.testing.assert_close(found, expected)
+
+
+def test_how_far_leaves_fade_by_default():
+    grids, budgets, pictures, relevance = images()
+    for options, fade in (
+        ({"stage": "pixels"}, 0.8),
+        ({"stage": "features"}, 0.0),
+        ({"stage": "pixels", "relaxation_fade": 0.0}, 0.0),
+    ):
+        _, relaxation = relaxed_allocation(
+            drawing_losses(pictures, grids), relevance, grids, budgets, ArrCocConfig(**options), drawing_gains
+        )
+        assert relaxation.fade == fade
 
 
 ROWS, MODEL_BUDGETS = [[(8, 6), (3, 3)], [(5, 9)]], [15, 4, 12]
@@ -350,7 +418,8 @@ def test_an_untrained_block_leaves_its_start(host, learned):
 @pytest.mark.parametrize("host", HOSTS)
 @pytest.mark.parametrize("learned", LEARNED, ids=str)
 def test_training_straight_through_sees_what_evaluation_sees(host, learned):
-    model = perturb(tiny_arrcoc_model(host, arrcoc_config=LEARNED[learned]))
+    """Where it is not faded."""
+    model = perturb(tiny_arrcoc_model(host, arrcoc_config={**LEARNED[learned], "relaxation_fade": 0.0}))
     inputs = random_inputs(host, ROWS, MODEL_BUDGETS)
     hard, training = model.eval()(**inputs), model.train()(**inputs)
     assert torch.equal(hard.logits, training.logits)

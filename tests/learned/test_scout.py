@@ -131,6 +131,19 @@ def test_weights_stay_in_float32():
     assert part.to_empty(device="cpu").layer.weight.device.type == "cpu"
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_patches_say_the_precision(dtype):
+    """Products are in the precision of the patches; weights, their gradients and the features are float32."""
+    scout, patches = small_scout(), random_patches(GRIDS)
+    products = []
+    scout.blocks[0].expand.register_forward_hook(lambda *args: products.append(args[2].dtype))
+    low, full = scout(patches.to(dtype), GRIDS), scout(patches, GRIDS)
+    assert products == [dtype, torch.float32] and low.dtype == torch.float32
+    assert 0 < (low - full).norm() / full.norm() < 0.02
+    low.sum().backward()
+    assert all(p.grad.dtype == torch.float32 and p.grad.isfinite().all() for p in scout.parameters())
+
+
 def test_autocast_changes_features_little():
     scout, patches = small_scout(), random_patches(GRIDS)
     with torch.autocast("cpu", torch.bfloat16):
