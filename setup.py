@@ -85,5 +85,8 @@ setup(
     package_data={"arrcoc": ["py.typed", "assets/**"], "arrcoc.evaluation": ["metrics/*.py"]},
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,
-    entry_points={"console_scripts": ["arrcoc=arrcoc_cli:main"]},
+    entry_points={
+        "console_scripts": ["arrcoc=arrcoc_cli:main"],
+        "lmms_eval.models": ["arrcoc=arrcoc.evaluation.lmms:manifest"],
+    },
 )

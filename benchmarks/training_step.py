@@ -72,7 +72,7 @@ class Trainer:
     """Models with the two stages around one host, and an optimizer for what is trained."""
 
     def __init__(self, trained: str, options: argparse.Namespace, stages: list[str]):
-        self.device, self.dtype = options.device, getattr(torch, options.dtype)
+        self.device, self.dtype, self.images = options.device, getattr(torch, options.dtype), options.images
         self.models: dict[str, ArrCocQwen3VLForConditionalGeneration] = {}
         for stage in stages:
             model = build_model(options.like, self.device, self.dtype, BLOCKS[stage], options.depth).train()
@@ -91,18 +91,25 @@ class Trainer:
         self.optimizer = torch.optim.AdamW([p for p in parameters if p.requires_grad], lr=1e-5)
 
     def step(self, stage: str | None, inputs: dict[str, Tensor]) -> dict[str, float]:
-        """One step; seconds of its parts. Parameters that a case does not use have no gradient and are not updated."""
+        """One step over `images` images, one after another; seconds of its parts.
+
+        Parameters that a case does not use have no gradient and are not updated.
+        """
         model = next(iter(self.models.values())) if stage is None else self.models[stage]
-        times = [seconds(self.device)]
-        loss = model(**inputs, labels=inputs["input_ids"].masked_fill(inputs["input_ids"] == IMAGE, -100)).loss
-        times.append(seconds(self.device))
-        loss.backward()
-        times.append(seconds(self.device))
+        labels = inputs["input_ids"].masked_fill(inputs["input_ids"] == IMAGE, -100)
+        forward, backward, start = 0.0, 0.0, seconds(self.device)
+        for _ in range(self.images):
+            times = [seconds(self.device)]
+            loss = model(**inputs, labels=labels).loss / self.images
+            times.append(seconds(self.device))
+            loss.backward()
+            times.append(seconds(self.device))
+            forward, backward = forward + times[1] - times[0], backward + times[2] - times[1]
+        begun = seconds(self.device)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        times.append(seconds(self.device))
-        forward, backward, update = (end - start for start, end in zip(times, times[1:], strict=False))
-        return {"seconds": times[-1] - times[0], "forward": forward, "backward": backward, "update": update}
+        end = seconds(self.device)
+        return {"seconds": end - start, "forward": forward, "backward": backward, "update": end - begun}
 
 
 def inputs_of(case: Case, options: argparse.Namespace) -> dict[str, Tensor]:
@@ -188,6 +195,7 @@ def main() -> None:
     parser.add_argument("--like", choices=WIDTHS, default="2B")
     parser.add_argument("--depth", type=float, default=1.0, help="share of the layers of tower and language model")
     parser.add_argument("--grid", type=int, nargs=2, default=(32, 32), metavar=("ROWS", "COLS"), help="cells")
+    parser.add_argument("--images", type=int, default=1, help="images of a step; their gradients are accumulated")
     parser.add_argument("--shares", type=float, nargs="+", default=(0.5, 0.25, 0.1))
     parser.add_argument("--trained", nargs="+", choices=TRAINED, default=TRAINED)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

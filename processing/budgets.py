@@ -6,7 +6,7 @@ exactly that many placeholders.
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,8 @@ TIERS = (64, 100, 160, 256, 400)
 _LEARNED = re.compile(r"learned(?::([1-9][0-9]*))?")
 _ALLOWED = (
     "None (native), an int K >= 1, a float share of the native count in (0, 1], 'auto', 'auto:question_type', "
-    "'auto:two_mode', 'learned', 'learned:K' with an int K >= 1, or a list or tuple with one of these for each image"
+    "'auto:two_mode', 'auto:calibrated', 'learned', 'learned:K' with an int K >= 1, or a list or tuple with one of "
+    "these for each image"
 )
 
 # Verbs that ask for the whole image; British and American spelling, all forms.
@@ -97,6 +98,30 @@ AUTO_STRATEGIES: dict[str, Callable[[str], int]] = {
     "question_type": question_type_budget,
     "two_mode": two_mode_budget,
 }
+# Spends what was measured on a validation set, not a tier; needs `calibrated_budgets`.
+CALIBRATED = "calibrated"
+
+# Names of what `question_type_budget` tells apart, by its tokens.
+QUESTION_TYPES = {64: "look", 100: "fact", 256: "reading", 400: "whole"}
+
+
+def question_type(question: str) -> str:
+    """The kind of a question: a `"look"` (yes/no and search), a single `"fact"`, the `"whole"` image, or `"reading"`.
+
+    See `question_type_budget` for what each means.
+    """
+    return QUESTION_TYPES[question_type_budget(question)]
+
+
+def check_calibrated_budgets(budgets: Mapping[str, int | float | None]) -> None:
+    """Raise a `ValueError` if a key is no kind of question or a value is no number of tokens, share or `None`."""
+    if unknown := sorted(set(budgets) - set(QUESTION_TYPES.values())):
+        raise ValueError(
+            f"calibrated_budgets has the kinds {unknown}; there are {', '.join(map(repr, QUESTION_TYPES.values()))}"
+        )
+    check_token_budget(list(budgets.values()))
+    if texts := [value for value in budgets.values() if isinstance(value, str)]:
+        raise ValueError(f"calibrated_budgets must be numbers of tokens, shares or None, got {texts}")
 
 
 def snap_to_tier(tokens: float, tiers: Sequence[int] = TIERS) -> int:
@@ -136,9 +161,11 @@ def reads_question(token_budget: Any) -> bool:
     return any(isinstance(entry, str) and entry.startswith("auto") for entry in _entries(token_budget))
 
 
-def reads_image(token_budget: Any) -> bool:
-    """Whether a `token_budget`, or an entry of it, is plain `"auto"`, which looks at the image as well."""
-    return any(isinstance(entry, str) and entry == "auto" for entry in _entries(token_budget))
+def reads_image(token_budget: Any, auto_strategy: str = "question_type") -> bool:
+    """Whether a `token_budget`, or an entry of it, is plain `"auto"` with a heuristic: it reads the image as well."""
+    return auto_strategy != CALIBRATED and any(
+        isinstance(entry, str) and entry == "auto" for entry in _entries(token_budget)
+    )
 
 
 def learned_budgets(token_budget: Any, images: int) -> list[bool]:
@@ -154,7 +181,7 @@ def learned_budgets(token_budget: Any, images: int) -> list[bool]:
 
 def check_token_budget(token_budget: Any) -> None:
     """Raise a `ValueError` if a `token_budget` has none of the allowed forms."""
-    names = {"auto", *(f"auto:{name}" for name in AUTO_STRATEGIES)}
+    names = {"auto", *(f"auto:{name}" for name in (*AUTO_STRATEGIES, CALIBRATED))}
     for entry in _entries(token_budget):
         value = entry.item() if isinstance(entry, np.generic) else entry
         if not (
@@ -173,6 +200,7 @@ def resolve_token_budgets(
     compression_ratios: Sequence[float] | None = None,
     auto_strategy: str = "question_type",
     tiers: Sequence[int] = TIERS,
+    calibrated_budgets: Mapping[str, int | float | None] | None = None,
 ) -> list[int] | None:
     """Turn a `token_budget` of any form into the number of tokens of each image.
 
@@ -183,12 +211,16 @@ def resolve_token_budgets(
             - float in (0, 1]: this share of the native count, at least one token.
             - `"auto:question_type"`, `"auto:two_mode"`: the heuristic of that name on the question.
             - `"auto"`: the heuristic `auto_strategy`, moved by the image's information (`auto_budget`).
+            - `"auto:calibrated"`, or `"auto"` with that `auto_strategy`: what `calibrated_budgets` says about the kind
+              of question, native where it says nothing.
             - `"learned"`: the most that the model may choose, the highest tier; `"learned:K"`: K tokens at most.
         native_counts: Cells of each image.
         queries: The question about each image; needed by the `"auto"` forms.
         compression_ratios: By how much each image may be compressed; needed by plain `"auto"`.
-        auto_strategy: Name of the heuristic of plain `"auto"`.
+        auto_strategy: Name of the heuristic of plain `"auto"`, or `"calibrated"`.
         tiers: Allowed automatic and learned budgets in ascending order.
+        calibrated_budgets: For kinds of question (see `question_type`) a number of tokens, a share of the native
+            count, or `None` for native; needed by the calibrated forms.
 
     Returns:
         `(images,)` tokens of each image, from 1 to its native count, or `None`.
@@ -209,7 +241,7 @@ def resolve_token_budgets(
         raise ValueError(
             f"token_budget={token_budget!r} depends on the question: pass `queries` with one question for each image"
         )
-    if reads_image(token_budget) and compression_ratios is None:
+    if reads_image(token_budget, auto_strategy) and compression_ratios is None:
         raise ValueError(
             f"token_budget={token_budget!r} depends on the image as well as on the question: pass "
             "`compression_ratios` with one ratio for each image (see image_compression_ratio), or take "
@@ -224,6 +256,9 @@ def resolve_token_budgets(
             budget = int(learned[1] or max(tiers))
         elif isinstance(entry, str):
             strategy = entry.partition(":")[2] or auto_strategy
+            if strategy == CALIBRATED:
+                budgets.append(_calibrated_tokens(queries[image], native, calibrated_budgets))  # type: ignore[index]
+                continue
             budget = snap_to_tier(AUTO_STRATEGIES[strategy](queries[image]), tiers)  # type: ignore[index]
             if entry == "auto":
                 budget = auto_budget(budget, native, compression_ratios[image], tiers)  # type: ignore[index]
@@ -235,6 +270,13 @@ def resolve_token_budgets(
                 logger.info(f"token_budget={budget} of image {image} is clipped to its native count {native}.")
         budgets.append(min(int(budget), int(native)))
     return budgets
+
+
+def _calibrated_tokens(question: str, native: int, budgets: Mapping[str, int | float | None] | None) -> int:
+    """Tokens of one image by the kind of its question."""
+    if budgets is None:
+        raise ValueError("the strategy 'calibrated' needs `calibrated_budgets`; `arrcoc calibrate` saves them")
+    return (resolve_token_budgets(budgets.get(question_type(question)), [native]) or [native])[0]
 
 
 def deepseek_ocr_tokens(side: int) -> int:

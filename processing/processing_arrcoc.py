@@ -5,7 +5,7 @@ that asks about each image, and the propositional information of each cell of th
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,9 @@ from transformers.utils import is_torchvision_available, to_numpy
 
 from .budgets import (
     AUTO_STRATEGIES,
+    CALIBRATED,
     TIERS,
+    check_calibrated_budgets,
     check_token_budget,
     learned_budgets,
     reads_image,
@@ -59,9 +61,12 @@ class ArrCocProcessor(Qwen3VLProcessor):
         tokenizer: Tokenizer of the checkpoint.
         chat_template (`str`, *optional*): Jinja template of the checkpoint.
         token_budget: Budget of calls that do not give one, in any form for one image, see `__call__`.
-        auto_strategy (`str`): Heuristic of `token_budget="auto"`, `"question_type"` or `"two_mode"`.
+        auto_strategy (`str`): Heuristic of `token_budget="auto"`, `"question_type"` or `"two_mode"`; or `"calibrated"`
+            for `calibrated_budgets`.
         tiers (`Sequence[int]`): Budgets that the heuristics choose from, in ascending order; the last is the most that
             the model may choose with `token_budget="learned"`.
+        calibrated_budgets (`Mapping`, *optional*): For kinds of question (see `question_type`) a number of tokens, a
+            share of the native count, or `None` for native; `arrcoc calibrate` finds them.
     """
 
     valid_processor_kwargs = ArrCocProcessorKwargs
@@ -74,18 +79,25 @@ class ArrCocProcessor(Qwen3VLProcessor):
         token_budget: int | float | str | None = None,
         auto_strategy: str = "question_type",
         tiers: Sequence[int] = TIERS,
+        calibrated_budgets: Mapping[str, int | float | None] | None = None,
         **kwargs: Any,
     ):
         if isinstance(token_budget, list | tuple):
             raise ValueError(f"token_budget of the constructor is for any image and no list, got {token_budget!r}")
         check_token_budget(token_budget)
-        if auto_strategy not in AUTO_STRATEGIES:
-            raise ValueError(f"auto_strategy must be one of {sorted(AUTO_STRATEGIES)}, got {auto_strategy!r}")
+        if auto_strategy not in AUTO_STRATEGIES and (auto_strategy != CALIBRATED or calibrated_budgets is None):
+            raise ValueError(
+                f"auto_strategy must be one of {sorted(AUTO_STRATEGIES)}, or {CALIBRATED!r} with calibrated_budgets, "
+                f"got {auto_strategy!r}"
+            )
+        if calibrated_budgets is not None:
+            check_calibrated_budgets(calibrated_budgets)
         if not tiers or list(tiers) != sorted(set(tiers)) or any(type(t) is not int or t < 1 for t in tiers):
             raise ValueError(f"tiers must be positive ints in ascending order, got {tiers!r}")
         self.token_budget = token_budget.item() if isinstance(token_budget, np.generic) else token_budget
         self.auto_strategy = auto_strategy
         self.tiers = tuple(tiers)
+        self.calibrated_budgets = None if calibrated_budgets is None else dict(calibrated_budgets)
         super().__init__(image_processor, tokenizer, chat_template=chat_template, **kwargs)
 
     def __call__(
@@ -104,7 +116,8 @@ class ArrCocProcessor(Qwen3VLProcessor):
                 - int K: exactly K tokens; the native count if that is lower.
                 - float in (0, 1]: this share of the native count.
                 - `"auto"`: a tier chosen from the question and the image (see `auto_budget`);
-                  `"auto:question_type"` and `"auto:two_mode"` choose from the question alone.
+                  `"auto:question_type"` and `"auto:two_mode"` choose from the question alone, `"auto:calibrated"` by
+                  the processor's `calibrated_budgets`.
                 - `"learned"`: left to a model whose `arrcoc_config.budget` is `"learned"`. It chooses one of its own
                   tiers and spends at most what is written here, the highest tier, or K tokens for `"learned:K"`.
                 - list or tuple of these, one for each image of the call.
@@ -175,8 +188,11 @@ class ArrCocProcessor(Qwen3VLProcessor):
         grays = _gray_images(to_numpy(inputs["pixel_values"]), grids, settings)
         counts = [len(grids)] if prompts is None else [count_images(text, self.image_token) for text in prompts]
         questions = queries_per_image(queries, prompts, counts)
-        ratios = [image_compression_ratio(gray) for gray in grays] if reads_image(budgets) else None
-        tokens = resolve_token_budgets(budgets, cells, questions, ratios, self.auto_strategy, self.tiers)
+        reads_pixels = reads_image(budgets, self.auto_strategy)
+        ratios = [image_compression_ratio(gray) for gray in grays] if reads_pixels else None
+        tokens = resolve_token_budgets(
+            budgets, cells, questions, ratios, self.auto_strategy, self.tiers, self.calibrated_budgets
+        )
 
         cell_size = settings["patch_size"] * settings["merge_size"]
         query_ids, query_mask = self._encode_queries(questions)
@@ -226,14 +242,20 @@ class ArrCocProcessor(Qwen3VLProcessor):
             native = data.num_image_tokens
             questions = None if queries is None else queries_per_image(queries, None, [1] * len(native))
             data.num_image_tokens = resolve_token_budgets(
-                token_budget, native, questions, compression_ratios, self.auto_strategy, self.tiers
+                token_budget,
+                native,
+                questions,
+                compression_ratios,
+                self.auto_strategy,
+                self.tiers,
+                self.calibrated_budgets,
             )
         return data
 
     @classmethod
     def _get_arguments_from_pretrained(cls, pretrained_model_name_or_path, processor_dict=None, **kwargs):  # type: ignore[no-untyped-def]
         # The stock method hands every keyword on to the tokenizer and the image processor, which would keep these.
-        for name in ("token_budget", "auto_strategy", "tiers"):
+        for name in ("token_budget", "auto_strategy", "tiers", "calibrated_budgets"):
             kwargs.pop(name, None)
         return super()._get_arguments_from_pretrained(pretrained_model_name_or_path, processor_dict, **kwargs)
 

@@ -16,6 +16,10 @@ from .answers import (
 from .coverage import Coverage, cell_resolution, evidence_coverage, resized_coverage, row_coverage
 from .efficiency import BudgetCalibration, budget_calibration, compression_ratio, token_efficiency
 from .intervals import Interval, bootstrap_interval, paired_difference
+from .policies import Condition, ModelPolicies, conditions
+from .records import read_records
+from .run import run_tasks
+from .summary import summarize, write_summary
 from .tasks import (
     BENCHMARKS,
     LOWER_IS_BETTER,
@@ -36,8 +40,10 @@ __all__ = [
     "BENCHMARKS",
     "LOWER_IS_BETTER",
     "BudgetCalibration",
+    "Condition",
     "Coverage",
     "Interval",
+    "ModelPolicies",
     "Task",
     "anls",
     "benchmark_task",
@@ -45,6 +51,7 @@ __all__ = [
     "budget_calibration",
     "cell_resolution",
     "compression_ratio",
+    "conditions",
     "contains_answer",
     "contains_formula",
     "difficult_items",
@@ -55,10 +62,13 @@ __all__ = [
     "image_key",
     "normalized_edit_distance",
     "paired_difference",
+    "read_records",
     "relaxed_accuracy",
     "resized_coverage",
     "row_coverage",
     "rows_task",
+    "run_tasks",
+    "summarize",
     "synthetic_task",
     "tier_of",
     "token_efficiency",
@@ -66,4 +76,5 @@ __all__ = [
     "vqa_normalize",
     "word_overlap",
     "word_scores",
+    "write_summary",
 ]

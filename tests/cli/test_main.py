@@ -1,3 +1,6 @@
+import argparse
+import importlib
+import inspect
 import subprocess
 import sys
 
@@ -10,16 +13,21 @@ from arrcoc.configuration_arrcoc import QUERY_SCORERS, STAGES
 from arrcoc.synthetic import SPLITS
 
 
+COMMANDS = next(
+    action.choices for action in arrcoc_cli.build_parser()._actions if isinstance(action, argparse._SubParsersAction)
+)
+
+
 def test_version(run):
     status, out, _ = run("--version")
     assert status == 0 and out == f"arrcoc {arrcoc.__version__}\n"
 
 
-@pytest.mark.parametrize("command", ["inspect", "ask", "wrap"])
+@pytest.mark.parametrize("command", sorted(COMMANDS))
 def test_help_names_every_command(run, command):
     assert command in run("--help")[1]
     status, out, _ = run(command, "--help")
-    assert status == 0 and "--policy" in out or "--show" in out
+    assert status == 0 and f"usage: arrcoc {command}" in out
 
 
 def test_choices_are_those_of_the_configuration():
@@ -86,3 +94,15 @@ def test_a_defect_of_the_program_is_not_hidden(run, monkeypatch, tmp_path, docum
     monkeypatch.setattr("arrcoc.cli.inspect.inspect", fail)
     with pytest.raises(RuntimeError, match="a defect"):
         run("inspect", "--image", document, "--out", tmp_path / "out.png")
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_options_are_the_parameters_of_the_commands_function(command):
+    parser = COMMANDS[command]
+    module = parser.get_default("command") or command
+    function = getattr(importlib.import_module(f"arrcoc.cli.{module}"), module)
+    parameters = inspect.signature(function).parameters.values()
+    options = {action.dest for action in parser._actions} - {"help"}
+    named = {parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD}
+    assert options <= named or len(named) < len(parameters)
+    assert {parameter.name for parameter in parameters if parameter.default is parameter.empty} & named <= options

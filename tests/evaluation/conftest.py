@@ -1,10 +1,7 @@
 """A tiny checkpoint and small documents for tests of whole runs."""
 
-import argparse
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -31,20 +28,10 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Rows about four small synthetic pages, two of each, as JSON lines."""
     folder = tmp_path_factory.mktemp("pages")
     lines = []
-    for document in DocumentStream(first=5, count=4, size=(256, 192)):
+    for document in DocumentStream(first=5, count=4, size=256):
         path = folder / f"{document.seed}.png"
         document.image.save(path)
         lines += [json.dumps(row) for row in rows(document, path.name)[:2]]
     file = folder / "pages.jsonl"
     file.write_text("\n".join(lines) + "\n")
     return file
-
-
-@pytest.fixture
-def options() -> Callable[..., argparse.Namespace]:
-    """Keywords as a namespace."""
-
-    def make(**values: Any) -> argparse.Namespace:
-        return argparse.Namespace(**values)
-
-    return make

@@ -1,6 +1,6 @@
 """Sequence lengths of rows, known before any image is decoded."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +28,7 @@ class SampleLengths:
         cells (`tuple[tuple[int, ...], ...]`): native visual tokens of each image of each sample.
         questions (`tuple[str, ...]`): question of each sample, which the `"auto"` budgets read.
         auto_strategy (`str`): what plain `"auto"` stands for; its adjustment by the image is left out.
-        tiers (`tuple[int, ...]`): of the processor.
+        tiers (`tuple[int, ...]`), calibrated_budgets (`Mapping`, *optional*): of the processor.
     """
 
     text: NDArray[np.int64]
@@ -36,6 +36,7 @@ class SampleLengths:
     questions: tuple[str, ...]
     auto_strategy: str
     tiers: tuple[int, ...]
+    calibrated_budgets: Mapping[str, int | float | None] | None = None
 
     def tokens(self, budgets: Sequence[Sequence[Any]]) -> NDArray[np.int64]:
         """Tokens of each sample.
@@ -59,7 +60,14 @@ class SampleLengths:
             return min(budget, native)
         if budget == "auto":
             budget = f"auto:{self.auto_strategy}"
-        return resolve_token_budgets([budget], [native], [self.questions[index]], tiers=self.tiers)[0]  # type: ignore[index]
+        found = resolve_token_budgets(
+            [budget],
+            [native],
+            [self.questions[index]],
+            tiers=self.tiers,
+            calibrated_budgets=self.calibrated_budgets,
+        )
+        return found[0]  # type: ignore[index]
 
 
 def measure_lengths(rows: Sequence[Row], processor: Any) -> SampleLengths:
@@ -85,6 +93,7 @@ def measure_lengths(rows: Sequence[Row], processor: Any) -> SampleLengths:
         questions=tuple(row.question for row in rows),
         auto_strategy=processor.auto_strategy,
         tiers=tuple(processor.tiers),
+        calibrated_budgets=processor.calibrated_budgets,
     )
 
 
