@@ -120,7 +120,8 @@ def credit_refused(probabilities: list[Tensor], splits: list[Tensor]) -> list[Te
     not. Here it is taken to be worth as much as the splits on the other side of the threshold: the mean of their
     gradients over the batch, weighted with their doubt `p * (1 - p)`. Since the budget is fixed, only differences
     count, and the mean is subtracted from what was chosen instead. A split that helps less than that gives way to
-    others, until what is hardly chosen is worth nothing.
+    others, until what is hardly chosen is worth nothing. As the mean is over the batch, gradients of several small
+    batches are not quite those of a large one, and a batch should hold many images.
 
     Args:
         probabilities, splits (`list[Tensor]`): as from `split_probabilities` and `lod_splits`.
