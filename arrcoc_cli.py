@@ -226,7 +226,7 @@ def add_train(commands: Any) -> None:
         "train",
         help="train what ARR-COC adds to a host, phase by phase",
         description="Run the phases of a YAML file, one after another. The same command goes on where a run was cut "
-        "off. Values of the file may be changed, for example phases.0.max_steps=100.",
+        "off. Values of the file may be changed, for example phases.0.steps=100.",
     )
     parser.add_argument("config", type=Path, metavar="CONFIG", help="YAML file; examples/configs has some")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="changes of single values")

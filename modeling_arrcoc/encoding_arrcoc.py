@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import can_return_tuple
@@ -367,6 +368,8 @@ class ArrCocImageEncoder(Host):
         if self.config.arrcoc_config.query_scorer == "cosine":
             return cosine_scores(cells.to(question.device), question, query_mask.to(question.device), image)
         layer = self.language_model.layers[0]
+        if isinstance(layer, FSDPModule):
+            layer.unshard()  # used ahead of its own forward pass, which gives the weights up again
         attention = layer.self_attn
 
         def heads(hidden: Tensor, projection: nn.Module, norm: nn.Module | None) -> Tensor:
