@@ -185,6 +185,7 @@ def add_synth(commands: Any) -> None:
     parser.add_argument(
         "--format", dest="picture_format", choices=("png", "jpg"), default="png", help="file type (png)"
     )
+    parser.add_argument("--clear", action="store_true", help="letters of 16 px at least, on clean or scanned pages")
     parser.add_argument("--workers", type=whole_number(1), default=2, metavar="N", help="processes (2)")
 
 

@@ -55,7 +55,7 @@ def main() -> None:
     if not on_gpu:
         torch.set_num_threads(1)
     root = options.documents or options.out / "documents"
-    drawing = [preset.validation, preset.small, preset.large, preset.large_validation, preset.heldout]
+    drawing = [preset.validation, preset.small, preset.large, *preset.print, preset.large_validation, preset.heldout]
     drawers = start_drawing(drawing, root, max(2, (os.cpu_count() or 1) - 2)) if worker[0] == 0 else []
 
     torch.manual_seed(0)

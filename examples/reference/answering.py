@@ -14,6 +14,7 @@ from .cache import Shard
 
 IGNORED = -100
 LONGEST_ANSWER = 48  # characters; longer answers are not asked for
+READ_ON = 5  # words
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def reading_turns(words: Sequence[PrintedWord], count: int, dice: np.random.Gene
     for line in lines:
         line.sort(key=lambda number: words[number].left)
         for place, number in enumerate(line[:-1]):
-            follows[number] = line[place + 1 : place + 3]
+            follows[number] = line[place + 1 : place + 1 + READ_ON]
     unique = [number for number in follows if texts.count(texts[number]) == 1]
     chosen = dice.permutation(unique)[:count].tolist() if unique else []
     turns = []

@@ -33,6 +33,7 @@ class Drawing:
         documents: documents of a shard.
         first: seed of the first document.
         plain: whether all are set in the one face that is bundled with Pillow.
+        clear: whether letters are large and pages clean, or as in the world.
     """
 
     split: str
@@ -42,11 +43,12 @@ class Drawing:
     documents: int = 256
     first: int = 0
     plain: bool = False
+    clear: bool = False
 
     @property
     def name(self) -> str:
         """Folder name; equal for equal documents, however many shards are wanted."""
-        kinds = "+".join(self.kinds or ("all",)) + "-plain" * self.plain
+        kinds = "+".join(self.kinds or ("all",)) + "-plain" * self.plain + "-clear" * self.clear
         return f"{self.split}-{self.size}-{kinds}-{self.documents}-{self.first}"
 
 
@@ -123,7 +125,7 @@ def draw_shard(drawing: Drawing, number: int, folder: Path) -> None:
     first = drawing.first + number * drawing.documents
     faces = (bundled_face(),) if drawing.plain else None
     seeds = range(first, first + drawing.documents)
-    documents = [generate(seed, drawing.kinds, drawing.size, drawing.split, faces) for seed in seeds]
+    documents = [generate(seed, drawing.kinds, drawing.size, drawing.split, faces, drawing.clear) for seed in seeds]
     np.save(part / "pixels.npy", np.stack([np.asarray(document.image) for document in documents]))
     np.savez(part / "letters.npz", **_letters_of(documents))
     questions = [

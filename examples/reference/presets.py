@@ -27,8 +27,9 @@ class Preset:
 
     Args:
         model: size, one of `model.SIZES`.
-        small, large: documents that are seen whole from the start, and those that are cut at first and seen whole
-            in the second half of stage 2.
+        print: documents to read in stage 1, cut into squares.
+        small, large: documents to answer about, seen whole; large ones from the second part of stage 2. Stage 1 reads
+            them too.
         validation, large_validation: documents to choose by, of the sizes of `small` and `large`; budgets are measured
             on large ones, for a tenth of the tokens of a small one is too few to show any cell in full detail.
         heldout: large documents that are measured at the end alone, with faces, words and layouts that are nowhere
@@ -43,6 +44,7 @@ class Preset:
     """
 
     model: str
+    print: tuple[Drawing, ...]
     small: Drawing
     large: Drawing
     validation: Drawing
@@ -56,17 +58,28 @@ class Preset:
     chats: int = 8
     questions: int = 4
     rate: float = 1.2e-3
-    goal: float = 0.85
+    goal: float = 0.95
     workers: int = 2
     exam: int = 192
     validate_every: int = 500
 
 
 _FORMS = ("form", "receipt")
+_PAGES = ("form", "receipt", "invoice", "table")
+_PRINT = (Drawing("train", 256, None, 80, 512), Drawing("train", 512, None, 32, 256))
+_DOCUMENTS = {
+    "print": _PRINT,
+    "small": Drawing("train", 256, _PAGES, 40, 512, clear=True),
+    "large": Drawing("train", 512, _PAGES, 24, 256, clear=True),
+    "validation": Drawing("validation", 256, _PAGES, 1, 512, clear=True),
+    "large_validation": Drawing("validation", 512, _PAGES, 1, 192, clear=True),
+    "heldout": Drawing("heldout", 512, _PAGES, 5, 256, clear=True),
+}
 PRESETS = {
     # Plain print of two kinds, so that ten minutes are enough to see it learn.
     "quick": Preset(
         model="small",
+        print=(),
         small=Drawing("train", 256, _FORMS, 8, 256, plain=True),
         large=Drawing("train", 512, _FORMS, 2, 256, plain=True),
         validation=Drawing("validation", 256, _FORMS, 1, 256, plain=True),
@@ -83,11 +96,7 @@ PRESETS = {
     ),
     "cpu": Preset(
         model="tiny",
-        small=Drawing("train", 256, None, 80, 512),
-        large=Drawing("train", 512, None, 32, 256),
-        validation=Drawing("validation", 256, None, 1, 512),
-        large_validation=Drawing("validation", 512, None, 1, 192),
-        heldout=Drawing("heldout", 512, None, 4, 256),
+        **_DOCUMENTS,
         reading=16000,
         answering=9000,
         looking=6000,
@@ -95,11 +104,7 @@ PRESETS = {
     ),
     "gpu": Preset(
         model="tiny",
-        small=Drawing("train", 256, None, 80, 512),
-        large=Drawing("train", 512, None, 32, 256),
-        validation=Drawing("validation", 256, None, 1, 512),
-        large_validation=Drawing("validation", 512, None, 1, 192),
-        heldout=Drawing("heldout", 512, None, 4, 256),
+        **_DOCUMENTS,
         reading=3500,
         answering=3000,
         looking=2000,
@@ -180,7 +185,8 @@ class Plan:
     def _reading(self) -> Stage:
         preset, reference = self.preset, self.reference
         side = preset.small.size
-        sources = [(shards(drawing, self.root), 0.5) for drawing in (preset.small, preset.large)]
+        drawings = (*preset.print, preset.small, preset.large)
+        sources = [(shards(drawing, self.root), 1 / len(drawings)) for drawing in drawings]
         kept = (side // CELL) ** 2 * 9 // 16
         crops = Crops(sources, preset.crops, side, lambda step: (0.6, 1.7), choices=4, kept=kept)
         held = Crops([(shards(preset.validation, self.root), 1.0)], 32, side, lambda step: (1.0, 1.0))

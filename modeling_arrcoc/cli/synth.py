@@ -46,6 +46,7 @@ def synth(
     size: str | None = None,
     picture_format: str = "png",
     workers: int = 2,
+    clear: bool = False,
 ) -> None:
     """Write documents as `OUT/<split>.jsonl`, one question a line, and `OUT/images`; OUT appears when all is written.
 
@@ -58,6 +59,7 @@ def synth(
         size: see `parse_size`; sides of 256 to 1536 pixels by default.
         picture_format: `"png"` or `"jpg"`.
         workers: processes.
+        clear: letters of 16 px at least, on pages that are clean or scanned.
 
     Raises:
         ValueError: an argument out of range.
@@ -72,7 +74,7 @@ def synth(
     with replaced_folder(out) as folder:
         for start in range(0, n, _PER_FOLDER):
             (folder / "images" / f"{start // _PER_FOLDER:04d}").mkdir(parents=True)
-        write = partial(_write, folder, seed, parsed_kinds, parsed_size, split, picture_format)
+        write = partial(_write, folder, seed, parsed_kinds, parsed_size, split, clear, picture_format)
         with open(folder / f"{split}.jsonl", "w", encoding="utf-8") as lines:
             for found in tqdm(_each(write, n, workers), total=n, unit="doc", desc=str(out)):
                 questions += len(found)
@@ -96,11 +98,12 @@ def _write(
     kinds: tuple[str, ...] | None,
     size: Size | None,
     split: str,
+    clear: bool,
     suffix: str,
     number: int,
 ) -> list[dict[str, Any]]:
     """Draw document ``number``, save its picture and return its rows."""
-    document = generate(seed + number, kinds, size, split)
+    document = generate(seed + number, kinds, size, split, None, clear)
     name = f"images/{number // _PER_FOLDER:04d}/{number:07d}.{suffix}"
     if suffix == "jpg":
         document.image.save(folder / name, quality=92)

@@ -28,6 +28,7 @@ from arrcoc.training.data import (
     difficulty_scores,
     measure_lengths,
     read_sources,
+    suggested_budget,
     task_group,
 )
 from arrcoc.training.monitors import make_monitors
@@ -127,7 +128,10 @@ def four_bits(run: RunOptions) -> Any:
 
 
 def load_rows(data: DataOptions, source: Any) -> list[Row]:
-    return list(read_sources(source, image_root=data.image_root, columns=data.columns, bad_rows=data.bad_rows))
+    rows = read_sources(source, image_root=data.image_root, columns=data.columns, bad_rows=data.bad_rows)
+    if data.row_budgets:
+        return list(rows)
+    return [dataclasses.replace(row, token_budget=None, suggested_budget=suggested_budget(row)) for row in rows]
 
 
 def make_collator(data: DataOptions, processor: Any) -> ArrCocCollator:

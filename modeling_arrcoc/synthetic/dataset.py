@@ -24,6 +24,7 @@ class DocumentStream:
         size: as for :func:`arrcoc.synthetic.generate`.
         split: "train", "validation" or "heldout".
         faces: typefaces, by default all of this machine.
+        clear: as for :func:`arrcoc.synthetic.generate`.
 
     Raises:
         ValueError: an argument out of range.
@@ -36,6 +37,7 @@ class DocumentStream:
     size: Size | None = None
     split: str = "train"
     faces: tuple[Face, ...] | None = None
+    clear: bool = False
 
     def __post_init__(self) -> None:
         if self.first < 0 or self.stride < 1 or (self.count is not None and self.count < 0):
@@ -59,7 +61,8 @@ class DocumentStream:
     def __iter__(self) -> Iterator[Document]:
         number = 0
         while self.count is None or number < self.count:
-            yield generate(self.first + number * self.stride, self.kinds, self.size, self.split, self.faces)
+            seed = self.first + number * self.stride
+            yield generate(seed, self.kinds, self.size, self.split, self.faces, self.clear)
             number += 1
 
 

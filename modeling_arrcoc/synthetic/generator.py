@@ -13,7 +13,7 @@ from .dice import Dice
 from .document import KINDS, SPLITS, Document, Word
 from .fonts import Face, body_styles
 from .questions import ask
-from .sheet import Layout, Sheet, draw_theme
+from .sheet import CLEAR, SMALLEST, Layout, Sheet, draw_theme
 from .textures import texture
 from .vocabulary import lexicon
 
@@ -110,7 +110,7 @@ def _draw_side(sides: range, dice: Dice) -> int:
 
 
 def _sheet(
-    kind: str, split: str, size: tuple[int, int], faces: tuple[Face, ...] | None, dice: Dice, dark: bool
+    kind: str, split: str, size: tuple[int, int], faces: tuple[Face, ...] | None, dice: Dice, dark: bool, least: int
 ) -> Sheet:
     """An empty page with its theme; receipts are strips of paper, maybe on a table."""
     width, height = size
@@ -127,8 +127,8 @@ def _sheet(
             canvas.paste(texture(dice, size, dice.integer(20, 190)), 0, 0)
             canvas.frame(side, 0, width - side, height, None, paper)
         width = strip
-    theme = draw_theme(dice, body_styles(split, faces), width, height, _EMS.get(kind, (26, 62)))
-    sheet = Sheet(canvas, dice, lexicon(split), theme, margin, dark)
+    theme = draw_theme(dice, body_styles(split, faces), width, height, _EMS.get(kind, (26, 62)), least)
+    sheet = Sheet(canvas, dice, lexicon(split), theme, margin, dark, least)
     sheet.left, sheet.right = margin_x, canvas.width - margin_x
     return sheet
 
@@ -139,6 +139,7 @@ def generate(
     size: Size | None = None,
     split: str = "train",
     faces: Sequence[Face] | None = None,
+    clear: bool = False,
 ) -> Document:
     """Make the document of a seed.
 
@@ -151,6 +152,7 @@ def generate(
         size: side of a square, (width, height), or a range for both sides, in pixels; by default 256 … 1536.
         split: "train", "validation" (unseen words in known layouts and faces) or "heldout" (all three unseen).
         faces: typefaces to use, by default all that :func:`arrcoc.synthetic.available_fonts` finds.
+        clear: letters of 16 px at least, on pages that are clean or scanned.
 
     Returns:
         A document with at least one question.
@@ -164,17 +166,23 @@ def generate(
     chosen = tuple(faces) if faces is not None else None
     while True:  # a page so cramped that nothing can be asked is drawn again
         pixels = (_draw_side(widths, dice), _draw_side(heights, dice))
-        document = _attempt(seed, kind, split, pixels, chosen, dice)
+        document = _attempt(seed, kind, split, pixels, chosen, dice, clear)
         if document.questions:
             return document
 
 
 def _attempt(
-    seed: int, kind: str, split: str, size: tuple[int, int], faces: tuple[Face, ...] | None, dice: Dice
+    seed: int,
+    kind: str,
+    split: str,
+    size: tuple[int, int],
+    faces: tuple[Face, ...] | None,
+    dice: Dice,
+    clear: bool,
 ) -> Document:
     layout = dice.pick(layouts_of(kind, split))
-    look = look_of(kind, dice)
-    sheet = _sheet(kind, split, size, faces, dice, dark=look != "copy")
+    look = dice.pick(("clean", "scan")) if clear else look_of(kind, dice)
+    sheet = _sheet(kind, split, size, faces, dice, look != "copy", CLEAR if clear else SMALLEST)
     layout.draw(sheet)
     canvas = sheet.canvas
     drafts = ask(Asker(canvas, kind, dice, sheet.words), dice.integer(3, _MOST_QUESTIONS))

@@ -10,7 +10,7 @@ from .decorations import page_marks
 from .dice import Dice
 from .fonts import GlyphSet
 from .records import Grid, Runs, as_runs
-from .sheet import SMALLEST, Layout, Sheet, any_case, subject
+from .sheet import Layout, Sheet, any_case, subject
 
 
 _NUMERIC = {"amount", "integer", "percent", "decimal", "measure"}
@@ -115,7 +115,7 @@ def draw_table(
         pad = max(4, round(body.size * 0.45))
         rows = [body.fit(name, sheet.width * 0.5) or name[:4] for name in data.rows]
         widths = _column_widths(data, rows, head, body, pad, sheet.width)
-        if len(widths) > 1 or body.size == SMALLEST:
+        if len(widths) > 1 or body.size == sheet.least:
             break
         scale *= 0.8
     row_height = max(head.height, body.height) + (

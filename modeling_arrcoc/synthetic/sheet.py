@@ -16,6 +16,7 @@ from .vocabulary import Lexicon
 
 
 SMALLEST, LARGEST = 10, 40  # letter sizes in pixels
+CLEAR = 16  # least size of the letters of clear pages
 _SIZES = (10, 11, 12, 13, 14, 15, 16, 18, 20, 22, 24, 26, 28, 32, 36, 40)  # few, so that drawn glyphs are found again
 _TYPED = re.compile(r"mono|courier|typewriter|fixed", re.I)
 _HEAVY = re.compile(r"bold|heavy|black", re.I)
@@ -84,7 +85,12 @@ def _sorts(styles: tuple[Style, ...]) -> tuple[tuple[Style, ...], ...]:
 
 
 def draw_theme(
-    dice: Dice, styles: tuple[Style, ...], width: int, height: int, ems: tuple[int, int] = (26, 62)
+    dice: Dice,
+    styles: tuple[Style, ...],
+    width: int,
+    height: int,
+    ems: tuple[int, int] = (26, 62),
+    least: int = SMALLEST,
 ) -> Theme:
     """Choose faces, inks and habits for a page; its width in pixels holds ``ems`` (least, most) letter sizes."""
     light, typed, slanted, heavy = _sorts(styles)
@@ -92,7 +98,7 @@ def draw_theme(
     habit = dice.weighted(("same", "typed", "other", "hand"), (3.5, 3, 2, 1.5))
     value = {"same": label, "typed": dice.pick(typed), "other": dice.pick(light), "hand": dice.pick(slanted)}[habit]
     size = round(width / dice.uniform(*ems)) if dice.chance(0.85) else dice.integer(SMALLEST, width // 24)
-    size = letter_size(min(size, 28, height // 18))
+    size = letter_size(max(least, min(size, 28, height // 18)))
     grow = dice.pick((1.0, 1.0, 1.1, 1.2)) * (1.15 if habit == "hand" else 1.0)
     ink = dice.pick(_INKS)
     return Theme(
@@ -121,12 +127,20 @@ class Sheet:
         theme: faces and habits.
         margin: blank border in pixels.
         dark: areas may be dark with light letters; copies lose those.
+        least: least size of letters in pixels.
     """
 
     def __init__(
-        self, canvas: Canvas, dice: Dice, words: Lexicon, theme: Theme, margin: int, dark: bool = True
+        self,
+        canvas: Canvas,
+        dice: Dice,
+        words: Lexicon,
+        theme: Theme,
+        margin: int,
+        dark: bool = True,
+        least: int = SMALLEST,
     ) -> None:
-        self.dark = dark
+        self.dark, self.least = dark, least
         self.canvas, self.dice, self.words, self.theme = canvas, dice, words, theme
         self.left, self.top = margin, margin
         self.right, self.bottom = canvas.width - margin, canvas.height - margin
@@ -150,7 +164,7 @@ class Sheet:
         theme = self.theme
         style = {"label": theme.label, "value": theme.value, "heading": theme.heading}[role]
         size = theme.value_size if role == "value" else theme.size
-        return glyph_set(style, letter_size(size * scale))
+        return glyph_set(style, letter_size(max(self.least, size * scale)))
 
     def new_key(self, kind: str | None = None) -> tuple[str, str]:
         """A label as it is printed (case, punctuation), different from those before, and the type of its value."""
@@ -240,10 +254,10 @@ class Sheet:
         dice, canvas, theme = self.dice, self.canvas, self.theme
         frame = "box" if frame == "bar" and not self.dark else frame
         glyphs = self.glyphs("heading", scale or dice.uniform(1.1, 2.0))
-        while glyphs.size > SMALLEST and (
+        while glyphs.size > self.least and (
             len(glyphs.wrap(text, self.width * 0.94)) > 2 or self._overlong(text, glyphs)
         ):
-            glyphs = glyph_set(glyphs.style, letter_size(glyphs.size * 0.85 - 1))
+            glyphs = glyph_set(glyphs.style, letter_size(max(self.least, glyphs.size * 0.85 - 1)))
         lines = glyphs.wrap(text, self.width * 0.94)
         if len(lines) > 2 or self._overlong(text, glyphs) or glyphs.height * len(lines) > self.room:
             return False

@@ -30,6 +30,8 @@ class DataOptions:
         image_root, columns, bad_rows (*optional*): see [`read_rows`].
         eval_rows (`int`, *optional*): evaluate on so many rows at most, from the first.
         token_budget (*optional*): of rows that give none; by default that of the processor.
+        row_budgets (`bool`): whether rows that give a budget, as those of `arrcoc synth` do, are shown at it;
+            otherwise it only says what they should need, and all are shown at `token_budget`.
         max_length (`int`, *optional*): see [`ArrCocCollator`].
         batching, max_tokens (*optional*): see [`ArrCocBatchSampler`].
         mixture (`dict[str, float]`, *optional*): weight of each task, as of `task_group`.
@@ -44,6 +46,7 @@ class DataOptions:
     bad_rows: str = "skip"
     eval_rows: int | None = None
     token_budget: Any = None
+    row_budgets: bool = True
     max_length: int | None = None
     batching: str = "plain"
     max_tokens: int | None = None

@@ -76,6 +76,19 @@ def test_default_sides_stay_in_the_limits():
         assert all(256 <= side <= 1536 for side in generate(seed, ("scene", "pie_chart"), faces=BUNDLED).image.size)
 
 
+def test_clear_pages_have_large_letters():
+    kinds = ("form", "receipt", "table")
+
+    def smallest(clear: bool) -> float:
+        drawn = (generate(seed, kinds, 384, "train", BUNDLED, clear) for seed in range(40))
+        heights = [
+            box[3] - box[1] for document in drawn for word in document.words if "A" in word.text for box in [word.box]
+        ]
+        return min(heights)
+
+    assert smallest(clear=True) >= 10 > smallest(clear=False)  # capitals are 0.7 of the letter size high
+
+
 def test_every_kind_layout_and_question_kind_appears(documents):
     assert {document.kind for document in documents} == set(KINDS)
     assert {document.layout for document in documents} == {

@@ -235,6 +235,20 @@ def test_statistics_of_the_host_are_measured_where_needed(files, tmp_path):
     assert (tmp_path / "run" / "host_statistics.safetensors").exists()
 
 
+@pytest.mark.parametrize(("row_budgets", "tokens"), [(True, [16, 9]), (False, [6, 6])])
+def test_budgets_of_rows(row_budgets, tokens, files, tmp_path):
+    """Rows that say what they should need are shown at it, or at the budget of the run; it is known either way."""
+    path = tmp_path / "rows.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()[:2]]
+    lines[0]["token_budget"], lines[1]["token_budget"] = 64, 9
+    path.write_text("\n".join(map(json.dumps, lines)))
+    run = parse_run({**files, "data": {"train": str(path), "row_budgets": row_budgets}})
+    _, processor = command.load(run)
+    batch = command.make_collator(run.data, processor)(command.load_rows(run.data, run.data.train))
+    assert batch["image_token_budgets"].tolist() == tokens
+    assert batch["suggested_budgets"].tolist() == [16, 20]  # tiers, at most native
+
+
 def test_mixtures_and_grouped_batches(files, tmp_path):
     files["phases"] = [{"name": "phase1", "steps": 2, "gate": None}]
     files["data"] |= {"batching": "grouped", "max_tokens": 200, "mixture": {"": 1.0}, "curriculum": True}
