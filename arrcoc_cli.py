@@ -131,7 +131,7 @@ def add_ask(commands: Any) -> None:
         help="ask a question about an image under a token budget",
         description="Answer a question about an image with a wrapped or stock checkpoint, and say what it took.",
     )
-    parser.add_argument("--model", required=True, metavar="DIR", help="checkpoint folder, or its name on the Hub")
+    parser.add_argument("--model", metavar="DIR", help="checkpoint folder, or its name on the Hub (the bundled one)")
     parser.add_argument("--image", required=True, type=Path, metavar="FILE", help="the image")
     parser.add_argument("--question", required=True, metavar="TEXT", help="the question")
     parser.add_argument("--token-budget", type=token_budget, metavar="K", help=f"{BUDGET_HELP} (the checkpoint's own)")
@@ -141,6 +141,17 @@ def add_ask(commands: Any) -> None:
     parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps (an accelerator if there is one)")
     parser.add_argument("--show", type=new_picture, metavar="PNG", help="draw where the tokens went")
     parser.add_argument("--json", dest="as_json", action="store_true", help="print one JSON object")
+
+
+def add_demo(commands: Any) -> None:
+    parser = commands.add_parser(
+        "demo",
+        help="let the bundled model answer about the bundled form at several budgets",
+        description="Ask three questions about a form at 100, 25 and 10 % of its visual tokens, and write pictures of "
+        "where the model looked.",
+    )
+    parser.add_argument("--out", type=Path, default=Path("demo_out"), metavar="DIR", help="for pictures (demo_out)")
+    parser.add_argument("--model", metavar="DIR", help="checkpoint folder, or its name on the Hub (the bundled one)")
 
 
 def add_wrap(commands: Any) -> None:
@@ -241,7 +252,8 @@ def add_task_options(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar="TASK",
         help="a file or folder of rows; NAME=FOLDER or NAME:SPLIT=FOLDER for a published benchmark (docvqa, "
-        "infographicvqa, chartqa, textvqa, stvqa, vqav2, gqa, ocrbench, fox); synthetic or synthetic:DOCUMENTS",
+        "infographicvqa, chartqa, textvqa, stvqa, vqav2, gqa, ocrbench, fox); or synthetic for documents drawn on the "
+        "spot, with options such as synthetic:1000,size=512,kinds=form+receipt,split=heldout,clear",
     )
     parser.add_argument("--out", required=True, type=Path, metavar="RUN", help="folder of the run; continued if begun")
     parser.add_argument("--n", type=whole_number(1), metavar="N", help="questions a task, drawn at random (all)")
@@ -366,6 +378,7 @@ def build_parser() -> argparse.ArgumentParser:
     for add in (
         add_inspect,
         add_ask,
+        add_demo,
         add_wrap,
         add_synth,
         add_preflight,

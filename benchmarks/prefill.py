@@ -29,48 +29,50 @@ from common import (
     machine,
     peak_bytes,
     reset_peak,
-    resized_grid,
     seconds,
+    timed_parts,
 )
 from torch import Tensor
 from tqdm import tqdm
 
+from arrcoc.evaluation.peers import resized_grid
+
 
 @contextmanager
-def timed_parts(model: torch.nn.Module, device: str) -> Iterator[dict[str, float]]:
-    """Seconds spent in the tower, in the language model and in the scout while the context lasts."""
-    spent = {"tower": 0.0, "llm": 0.0, "scout": 0.0}
-    handles = []
+def timed_choosing(model: Any, device: str) -> Iterator[dict[str, float]]:
+    """Seconds for relevance, and from there to the allocation, while the context lasts."""
+    spent, ended = {"relevance": 0.0, "allocation": 0.0}, [0.0]
+    score, allocate = model.model._relevance, model.model._allocate
 
-    def add_hooks(module: torch.nn.Module, name: str) -> None:
-        def start(*_: Any) -> None:
-            spent[name] -= seconds(device)
+    def timed_score(*arguments: Any, **options: Any) -> Any:
+        started = seconds(device)
+        scores = score(*arguments, **options)
+        ended[0] = seconds(device)
+        spent["relevance"] += ended[0] - started
+        return scores
 
-        def stop(*_: Any) -> None:
-            spent[name] += seconds(device)
+    def timed_allocate(*arguments: Any, **options: Any) -> Any:
+        allocation = allocate(*arguments, **options)
+        spent["allocation"] += seconds(device) - ended[0]
+        return allocation
 
-        handles.extend([module.register_forward_pre_hook(start), module.register_forward_hook(stop)])
-
-    add_hooks(model.model.visual, "tower")
-    add_hooks(model.model.language_model, "llm")
-    if model.model.arrcoc is not None and model.model.arrcoc.scout is not None:
-        add_hooks(model.model.arrcoc.scout, "scout")
+    model.model._relevance, model.model._allocate = timed_score, timed_allocate
     try:
         yield spent
     finally:
-        for handle in handles:
-            handle.remove()
+        del model.model._relevance, model.model._allocate
 
 
 def measure(model: Any, inputs: dict[str, Tensor], stage: str | None, device: str) -> dict[str, Any]:
     """One prefill: seconds in total and by part, peak memory, bytes of the key-value cache.
 
-    `choosing` is all that comes besides tower and language model: scout, relevance, allocation and drawing leaves.
+    `choosing` is scout, relevance and allocation; `other` what comes besides that, tower and language model: drawing
+    the leaves, and what the stock model does too, such as positions and embeddings.
     """
     if stage is not None:
         model.config.arrcoc_config.stage = stage
     reset_peak(device)
-    with timed_parts(model, device) as parts:
+    with timed_choosing(model, device) as chosen, timed_parts(model) as parts:
         start = seconds(device)
         output = model(**inputs, use_cache=True, logits_to_keep=1)
         total = seconds(device) - start
@@ -79,8 +81,17 @@ def measure(model: Any, inputs: dict[str, Tensor], stage: str | None, device: st
         for layer in output.past_key_values.layers
         for tensor in (layer.keys, layer.values)
     )
-    choosing = total - parts["tower"] - parts["llm"]
-    return {"seconds": total, **parts, "choosing": choosing, "peak_bytes": peak_bytes(device), "kv_bytes": cache}
+    parts |= chosen
+    choosing = parts["scout"] + parts["relevance"] + parts["allocation"]
+    other = total - parts["tower"] - parts["llm"] - choosing
+    return {
+        "seconds": total,
+        **parts,
+        "choosing": choosing,
+        "other": other,
+        "peak_bytes": peak_bytes(device),
+        "kv_bytes": cache,
+    }
 
 
 def main() -> None:
@@ -112,7 +123,7 @@ def main() -> None:
     for share in arguments.shares:
         budget = max(1, round(share * rows * cols))
         compressed = build_inputs(rows, cols, budget, device, dtype)
-        small = resized_grid(rows, cols, budget)
+        small = resized_grid((rows, cols), budget)
         if arguments.cell_encoder != "scout":
             cases.append(("features", share, compressed, "features"))
         cases.append(("pixels", share, compressed, "pixels"))
@@ -137,12 +148,14 @@ def main() -> None:
         row |= {"speedup": stock / row["seconds"], "speedup_limit": operations[0] / count}
         table.append(row)
     print(f"Qwen3-VL-{arguments.like} widths, {rows} x {cols} cells, {TEXT_TOKENS} text tokens, {dtype}, {device}")
-    print("case      share tokens  seconds    tower      LLM    scout choosing speed-up  limit  peak GB  KV MB")
+    print(
+        "case      share tokens  seconds    tower      LLM    scout choosing    other speed-up  limit  peak GB  KV MB"
+    )
     for row in table:
         print(
             f"{row['case']:9} {row['share']:5.2f} {row['tokens']:6} {row['seconds']:8.3f} {row['tower']:8.3f} "
-            f"{row['llm']:8.3f} {row['scout']:8.3f} {row['choosing']:8.3f} {row['speedup']:7.2f}x "
-            f"{row['speedup_limit']:5.1f}x "
+            f"{row['llm']:8.3f} {row['scout']:8.3f} {row['choosing']:8.3f} {row['other']:8.3f} "
+            f"{row['speedup']:7.2f}x {row['speedup_limit']:5.1f}x "
             f"{row.get('peak_bytes', 0) / 2**30:8.2f} {row['kv_bytes'] / 2**20:6.1f}"
         )
     if arguments.json:

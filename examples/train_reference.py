@@ -67,7 +67,7 @@ def main() -> None:
         options.out,
         validate_every=preset.validate_every,
         worker=worker,
-        readers=8 if on_gpu else 1,
+        readers=8 if on_gpu else 4,
     )
     finished = trainer.run(options.minutes * 60)
     for process in drawers:

@@ -25,8 +25,9 @@ def patches_to_cells(patches: Tensor, channels: int, patch_size: int, merge_size
         `Tensor` of shape `(cells, channels, side, side)` with `side = merge_size * patch_size` pixels.
     """
     tiles = patches.view(-1, merge_size, merge_size, channels, patch_size, patch_size)
-    side = merge_size * patch_size
-    return tiles.permute(0, 3, 1, 4, 2, 5).reshape(-1, channels, side, side)
+    # Two copies of whole lines of pixels: on a CPU several times as fast as one that permutes.
+    rows = [torch.cat(row.unbind(1), -1) for row in tiles.unbind(1)]  # (cells, channels, patch_size, side) each
+    return torch.cat(rows, -2)
 
 
 def cells_to_patches(cells: Tensor, merge_size: int) -> Tensor:

@@ -14,7 +14,7 @@ from .cache import Shard
 
 IGNORED = -100
 LONGEST_ANSWER = 48  # characters; longer answers are not asked for
-READ_ON = 5  # words
+READ_ON = 4  # words at most
 
 
 @dataclass(frozen=True)
@@ -69,13 +69,18 @@ def printed_words(shard: Shard, index: int) -> list[PrintedWord]:
     ]
 
 
-def reading_turns(words: Sequence[PrintedWord], count: int, dice: np.random.Generator) -> list[Turn]:
+def reading_turns(
+    words: Sequence[PrintedWord], count: int, dice: np.random.Generator, longest: int = READ_ON
+) -> list[Turn]:
     """Turns that ask to read on from a word: to find what is named and to copy what follows is most of answering.
+
+    Lines are read one after another, each over the whole width of the page.
 
     Args:
         words: of `printed_words`.
         count: turns at most.
         dice: source of randomness.
+        longest: words of an answer, at most.
     """
     texts = [word.text for word in words]
     lines: list[list[int]] = []
@@ -84,17 +89,15 @@ def reading_turns(words: Sequence[PrintedWord], count: int, dice: np.random.Gene
             lines[-1].append(number)
         else:
             lines.append([number])
-    follows: dict[int, list[int]] = {}
-    for line in lines:
-        line.sort(key=lambda number: words[number].left)
-        for place, number in enumerate(line[:-1]):
-            follows[number] = line[place + 1 : place + 1 + READ_ON]
+    order = [number for line in lines for number in sorted(line, key=lambda number: words[number].left)]
+    follows = {number: order[place + 1 : place + 1 + longest] for place, number in enumerate(order[:-1])}
     unique = [number for number in follows if texts.count(texts[number]) == 1]
-    chosen = dice.permutation(unique)[:count].tolist() if unique else []
     turns = []
-    for number in chosen:
+    for number in dice.permutation(unique)[:count].tolist():
         answer = " ".join(texts[following] for following in follows[number])
-        if len(answer) <= LONGEST_ANSWER:
+        while len(answer) > LONGEST_ANSWER and " " in answer:
+            answer = answer.rsplit(" ", 1)[0]
+        if 0 < len(answer) <= LONGEST_ANSWER:
             turns.append(Turn(f"Read on from {texts[number]}", answer, "read_on"))
     return turns
 

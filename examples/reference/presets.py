@@ -34,7 +34,7 @@ class Preset:
             on large ones, for a tenth of the tokens of a small one is too few to show any cell in full detail.
         heldout: large documents that are measured at the end alone, with faces, words and layouts that are nowhere
             else.
-        reading, answering, looking, budgets: steps; stage 3 is the last two.
+        reading, listening, answering, looking, budgets: steps; the second and third are stage 2, the last two stage 3.
         crops, chats, questions: batch of each process in stages 1, 2 and 3.
         rate: learning rate of stage 1; the others follow from it.
         goal: share of characters that ends stage 1.
@@ -51,6 +51,7 @@ class Preset:
     large_validation: Drawing
     heldout: Drawing
     reading: int
+    listening: int
     answering: int
     looking: int
     budgets: int
@@ -86,7 +87,8 @@ PRESETS = {
         large_validation=Drawing("validation", 512, _FORMS, 1, 64, plain=True),
         heldout=Drawing("heldout", 512, _FORMS, 1, 128, plain=True),
         reading=2200,
-        answering=450,
+        listening=100,
+        answering=350,
         looking=400,
         budgets=150,
         rate=2e-3,
@@ -98,7 +100,8 @@ PRESETS = {
         model="tiny",
         **_DOCUMENTS,
         reading=16000,
-        answering=9000,
+        listening=2000,
+        answering=2400,
         looking=6000,
         budgets=3000,
     ),
@@ -106,6 +109,7 @@ PRESETS = {
         model="tiny",
         **_DOCUMENTS,
         reading=3500,
+        listening=800,
         answering=3000,
         looking=2000,
         budgets=1500,
@@ -151,9 +155,9 @@ class Curriculum:
 
     def __call__(self, step: int) -> list[Part]:
         done = step / self.steps
-        if done < 0.3:
+        if done < 0.2:
             return [self.easy]
-        return [self.easy, self.small] if done < 0.5 else [self.easy, self.small, self.large]
+        return [self.easy, self.small] if done < 0.35 else [self.easy, self.small, self.large]
 
 
 @dataclass
@@ -176,7 +180,7 @@ class Plan:
 
     def stages(self) -> list[Stage]:
         """All stages in their order."""
-        return [self._reading(), self._answering(), self._looking(), self._budgets()]
+        return [self._reading(), self._listening(), self._answering(), self._looking(), self._budgets()]
 
     def exam(self, drawing: Drawing, documents: int | None = None) -> BudgetExam:
         """What the model can do at several budgets."""
@@ -201,16 +205,34 @@ class Plan:
             goal=("validation", preset.goal),
         )
 
+    def _listening(self) -> Stage:
+        """The language model alone: to find and copy words among few, while what it sees stands still."""
+        preset, reference = self.preset, self.reference
+        found = [place for drawing in (preset.small, preset.large) for place in places(shards(drawing, self.root))]
+        side = preset.small.size // 2
+        squares = Part(found, ((side, 1.0),), 8 * preset.chats, 1.0, cut=True)
+        held = places(shards(preset.validation, self.root))[: preset.exam]
+        return Stage(
+            name="listening",
+            steps=preset.listening,
+            rates={"model": preset.rate * 0.7, "model.model.visual": 0.0, "model.model.arrcoc": 0.0},
+            batch=Chats(
+                self.writer, lambda step: [squares], turns=1
+            ),  # a second answer might be copied from the first
+            loss=partial(answering_step, reference.model, reference.reader, 0.0),
+            validate=partial(Exam(self.writer, held, (preset.small.size,)), reference.model),
+        )
+
     def _answering(self) -> Stage:
         preset, reference = self.preset, self.reference
         small, large = (shards(drawing, self.root) for drawing in (preset.small, preset.large))
         side = preset.small.size
         smaller = ((side, 0.7), (side * 3 // 4, 0.15), (side // 2, 0.15))
-        pages = ((preset.large.size, 0.5), (preset.large.size // 2, 0.5))
+        pages = ((preset.large.size, 0.8), (preset.large.size // 2, 0.2))
         parts = Curriculum(
-            Part(places(small, EASY), smaller, preset.chats, 0.4),
-            Part(places(small), smaller, preset.chats, 0.4),
-            Part(places(large), pages, max(1, preset.chats // 4), 0.2),
+            Part(places(small, EASY), smaller, preset.chats, 0.3),
+            Part(places(small), smaller, preset.chats, 0.3),
+            Part(places(large), pages, max(1, preset.chats // 4), 0.4),
             preset.answering,
         )
         held = places(shards(preset.validation, self.root))[: preset.exam]
@@ -218,10 +240,10 @@ class Plan:
             name="answering",
             steps=preset.answering,
             rates={
-                "model": preset.rate * 0.7,
-                "model.model.visual": preset.rate * 0.3,
+                "model": preset.rate * 0.5,
+                "model.model.visual": preset.rate / 10,
                 "model.model.arrcoc": 0.0,
-                "reader": preset.rate * 0.3,
+                "reader": preset.rate / 10,
             },
             batch=Chats(self.writer, parts),
             loss=partial(answering_step, reference.model, reference.reader, 0.5),

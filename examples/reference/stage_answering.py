@@ -13,14 +13,15 @@ from torch import Tensor
 
 from arrcoc import ArrCocQwen3VLForConditionalGeneration
 
-from .answering import IGNORED, Turn, Writer, asked_turns, exact_answers, printed_words, reading_turns
+from .answering import IGNORED, PrintedWord, Turn, Writer, asked_turns, exact_answers, printed_words, reading_turns
 from .cache import Shard
 from .loop import Metrics, to_device
-from .pictures import patches
+from .pictures import Cut, patches, random_cut
 from .reading import NOTHING, Reader, cell_texts, reading_loss
 from .tokenizer import CELL
 
 
+MARGIN = 8  # pixels from the centre of a letter to the edge of a square, at least
 Place = tuple[Shard, int]  # a document: its shard, and its number there
 
 
@@ -49,12 +50,26 @@ class Part:
         sides: sides in pixels that they are seen at, and the share of each; the first is their own.
         size: pictures of a batch at each side.
         share: of the batches, relative to the other parts.
+        cut: whether squares are cut out instead, to be read only: with few words, finding one is learned soonest.
     """
 
     places: list[Place]
     sides: tuple[tuple[int, float], ...]
     size: int
     share: float
+    cut: bool = False
+
+
+def words_inside(cut: Cut) -> list[PrintedWord]:
+    """Words of a document that lie wholly inside of a square."""
+    right, bottom = cut.left + cut.side, cut.top + cut.side
+    return [
+        word
+        for word in printed_words(cut.shard, cut.index)
+        if cut.left + MARGIN <= word.left
+        and word.right < right - MARGIN
+        and cut.top + MARGIN <= word.y < bottom - MARGIN
+    ]
 
 
 def _draw(dice: np.random.Generator, shares: Sequence[float]) -> int:
@@ -87,10 +102,16 @@ class Chats:
         pages, chats, cells = [], [], []
         while len(pages) < part.size:
             place = part.places[dice.integers(len(part.places))]
-            if turns := self.choose(place, dice):
-                pages.append(page(place, side))
+            if part.cut:
+                cuts = [random_cut(*place, side, dice) for _ in range(4)]
+                square = max(cuts, key=Cut.letters)
+                turns = reading_turns(words_inside(square), self.turns, dice, longest=99)
+            else:
+                turns = self.choose(place, dice)
+            if turns:
+                pages.append(square.draw(side)[0] if part.cut else page(place, side))
                 chats.append(turns)
-                cells.append(self.texts(place, side))
+                cells.append(square.draw(side)[1] if part.cut else self.texts(place, side))
         values, grids = patches(pages)
         inputs = self.writer.batch(chats, [(side // CELL) ** 2] * len(pages))
         return {**inputs, "values": values, "grids": grids, "cells": torch.from_numpy(np.concatenate(cells))}
@@ -154,7 +175,7 @@ def answering_step(
     loss = F.cross_entropy(logits, labels[:, 1:][labels[:, 1:] != IGNORED])
     right = [good for chat in exact_of(logits, labels) for good in chat]
     metrics = {"answer": loss.item(), "exact": sum(right) / len(right)}
-    if bool((batch["cells"] != NOTHING).any()):
+    if reading and bool((batch["cells"] != NOTHING).any()):
         deepstack = [torch.cat(tuple(layer)) for layer in seen.deepstack_features]
         with torch.autocast(logits.device.type, dtype=torch.bfloat16):
             cells, _ = reader(torch.cat(tuple(seen.pooler_output)), deepstack, seen.last_hidden_state)

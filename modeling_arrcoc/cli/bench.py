@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from arrcoc.evaluation.random_weights import TEXT_TOKENS, random_model
 from arrcoc.evaluation.records import write_json
 from arrcoc.evaluation.summary import plain_table
 from arrcoc.evaluation.timing import bench as run_bench
-from arrcoc.evaluation.timing import build_cases, random_model, timed_policies
+from arrcoc.evaluation.timing import build_cases, machine, timed_policies
 
 from .checkpoints import checkpoint_folder, load_model
 
@@ -26,7 +27,7 @@ def bench(
     batch_sizes: Sequence[int] = (1,),
     rounds: int = 5,
     new_tokens: int = 16,
-    text_tokens: int = 60,
+    text_tokens: int = TEXT_TOKENS,
     device: str | None = None,
     dtype: str = "bfloat16",
     out: Path | None = None,
@@ -36,7 +37,7 @@ def bench(
 
     Args:
         model (`str`, *optional*): checkpoint folder, wrapped or stock, or its name on the Hub.
-        like (`str`, *optional*): widths instead, a key of `arrcoc.evaluation.timing.WIDTHS`.
+        like (`str`, *optional*): widths instead, a key of `arrcoc.evaluation.random_weights.WIDTHS`.
         grid (`Sequence[int]`): rows and columns of cells of an image.
         budgets (`Sequence`): shares of the native tokens, or numbers of tokens.
         policies (`Sequence[str]`, *optional*): all that can be timed if not given.
@@ -76,7 +77,7 @@ def bench(
         "rounds": rounds,
         "device": str(network.device),
         "dtype": str(network.dtype).removeprefix("torch."),
-        "machine": machine(network.device),
+        "machine": machine() | {"processor": processor(network.device)},
         "rows": rows,
     }
     if out is not None:
@@ -84,11 +85,9 @@ def bench(
     print(json.dumps(report, ensure_ascii=False) if as_json else describe(report))
 
 
-def machine(device: torch.device) -> dict[str, Any]:
-    """What a result depends on besides the code."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
-    found = {"platform": platform.platform(), "processor": name, "torch": torch.__version__}
-    return found | {"threads": torch.get_num_threads()}
+def processor(device: torch.device) -> str:
+    """Name of what a device is."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
 
 
 def describe(report: dict[str, Any]) -> str:

@@ -1,7 +1,6 @@
 """`arrcoc eval`: quality, tokens and time of a checkpoint under budgets, with the alternatives in the same run."""
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,18 +9,15 @@ from typing import Any
 import torch
 
 from arrcoc.configuration_arrcoc import ArrCocConfig
+from arrcoc.evaluation.documents import read_documents, synthetic_task
 from arrcoc.evaluation.policies import ARRCOC, BUDGET_SETTINGS, Budget, ModelPolicies, checkpoint_digest, conditions
 from arrcoc.evaluation.records import open_run
 from arrcoc.evaluation.run import FORMAT, Policies, evidence_task, run_tasks, task_settings
 from arrcoc.evaluation.summary import plain_table, table_rows, write_summary
-from arrcoc.evaluation.tasks import BENCHMARKS, Task, benchmark_task, rows_task, synthetic_task
+from arrcoc.evaluation.tasks import BENCHMARKS, Task, benchmark_task, rows_task
 from arrcoc.evaluation.weightless import WeightlessPolicies
-from arrcoc.synthetic import DocumentStream
 
 from .checkpoints import checkpoint_folder, load_model, load_processor
-
-
-SYNTHETIC_DOCUMENTS = 500
 
 
 def evaluate(
@@ -118,16 +114,17 @@ def read_task(text: str, metric: str | None = None, instruction: str = "", seed:
 
     Args:
         text (`str`): a file or folder of rows; `NAME=FOLDER` or `NAME:SPLIT=FOLDER` for a published benchmark; or
-            `synthetic`, `synthetic:DOCUMENTS` for documents that are made on the spot and that training never shows.
+            `synthetic` for documents that are made on the spot and that training never shows, with options after a
+            colon: `synthetic:1000,size=512,kinds=form+receipt,clear`, see `read_documents`.
         metric, instruction: of rows from files.
         seed (`int`): of the first synthetic document.
 
     Raises:
         OSError, ValueError: if there is no such benchmark, or its files or rows cannot be read.
     """
-    if match := re.fullmatch(r"synthetic(?::([1-9]\d*))?", text):
-        documents = int(match[1] or SYNTHETIC_DOCUMENTS)
-        return synthetic_task(DocumentStream(first=seed, count=documents, split="heldout"))
+    source, _, options = text.partition(":")
+    if source == "synthetic":
+        return synthetic_task(read_documents(options, seed))
     name, equals, folder = text.partition("=")
     benchmark, _, split = name.partition(":")
     if equals and benchmark in BENCHMARKS:

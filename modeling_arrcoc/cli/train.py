@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, TrainerCallback
 from transformers.utils import logging
 
 from arrcoc.host_statistics import FILE_NAME, HostStatistics
@@ -32,8 +32,11 @@ from arrcoc.training.data import (
     task_group,
 )
 from arrcoc.training.monitors import make_monitors
-from arrcoc.training.phases import GateError, Phase, PhaseResult, run_phases
+from arrcoc.training.phases import Phase
 from arrcoc.training.progress import TrainingProgress
+from arrcoc.training.rebalancing import MixtureRule
+from arrcoc.training.rescoring import DifficultyRule
+from arrcoc.training.runs import GateError, PhaseResult, run_phases
 from arrcoc.training.teacher import TeacherCache
 from arrcoc.training.trainer import ArrCocTrainer
 
@@ -43,6 +46,7 @@ from .files import replaced_folder
 
 STATISTICS_IMAGES = 64
 HOST_COMPONENTS = {"bridge", "vision", "llm"}
+KEPT_IN_PRECISION = ["model.arrcoc", "model.visual", "lm_head"]  # what is not quantized: how names of modules begin
 
 
 def train(config: Path, overrides: list[str]) -> None:
@@ -123,7 +127,7 @@ def four_bits(run: RunOptions) -> Any:
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.bfloat16,
-        llm_int8_skip_modules=["arrcoc", "visual", "lm_head"],
+        llm_int8_skip_modules=KEPT_IN_PRECISION,
     )
 
 
@@ -170,53 +174,30 @@ def build_trainer(
     budgets = None
     if phase.budgets is not None:
         budgets = BudgetAugmentation(phase.budgets, phase.budget_shares, options.get("seed", 42))
-    if run.trainer == "sft":
-        return build_sft_trainer(run, options, model, train_rows, eval_rows, budgets, collator)
-    arguments = ArrCocTrainingArguments(**options)
+    trainer_class, arguments_class = trainer_classes(run.trainer)
+    arguments = arguments_class(**options)
     raise_precision(model, arguments)
     dataset = RowDataset(train_rows, budgets)
-    return ArrCocTrainer(
+    sampler, rules = make_sampler(run.data, dataset, arguments, collator.processor)
+    return trainer_class(
         model,
         arguments,
         data_collator=collator,
         train_dataset=dataset,
         eval_dataset=RowDataset(eval_rows),
         processing_class=collator.processor,
-        callbacks=[*make_monitors(run.monitors), TrainingProgress()],
-        train_batch_sampler=make_sampler(run.data, dataset, arguments, collator.processor),
+        callbacks=[*make_monitors(run.monitors), TrainingProgress(), *rules],
+        train_batch_sampler=sampler,
     )
 
 
-def build_sft_trainer(
-    run: RunOptions,
-    options: dict[str, Any],
-    model: nn.Module,
-    train_rows: list[Row],
-    eval_rows: list[Row],
-    budgets: BudgetAugmentation | None,
-    collator: ArrCocCollator,
-) -> Any:
-    """A trainer of TRL, whose data are one table: budgets are drawn once for each row."""
-    from arrcoc.training.data import trl_dataset
-    from arrcoc.training.data.budgets import with_budget
-    from arrcoc.training.sft import ArrCocSFTConfig, ArrCocSFTTrainer
+def trainer_classes(name: str) -> tuple[Any, Any]:
+    """The trainer that a run names and the class of its arguments; TRL is optional."""
+    if name == "sft":
+        from arrcoc.training.sft import ArrCocSFTConfig, ArrCocSFTTrainer
 
-    arguments = ArrCocSFTConfig(**options)
-    raise_precision(model, arguments)
-    if budgets is not None:
-        if len({type(budget) for budget in budgets.budgets}) > 1:
-            raise ValueError(f"found the budgets {list(budgets.budgets)}; TRL's tables hold values of one kind")
-        drawn = budgets.draw(0, range(len(train_rows)))
-        train_rows = [with_budget(row, budget) for row, budget in zip(train_rows, drawn, strict=True)]
-    return ArrCocSFTTrainer(
-        model,
-        arguments,
-        data_collator=collator,
-        train_dataset=trl_dataset(train_rows),
-        eval_dataset=trl_dataset(eval_rows),
-        processing_class=collator.processor,
-        callbacks=[*make_monitors(run.monitors), TrainingProgress()],
-    )
+        return ArrCocSFTTrainer, ArrCocSFTConfig
+    return ArrCocTrainer, ArrCocTrainingArguments
 
 
 def raise_precision(model: nn.Module, arguments: Any) -> None:
@@ -227,22 +208,31 @@ def raise_precision(model: nn.Module, arguments: Any) -> None:
                 parameter.data = parameter.data.float()
 
 
-def make_sampler(data: DataOptions, dataset: RowDataset, arguments: Any, processor: Any) -> ArrCocBatchSampler | None:
-    """Batches as the data options ask; `None` leaves them to the trainer."""
+def make_sampler(
+    data: DataOptions, dataset: RowDataset, arguments: Any, processor: Any
+) -> tuple[ArrCocBatchSampler | None, list[TrainerCallback]]:
+    """Batches as the data options ask, `None` to leave them to the trainer; and what changes their order."""
     if data.batching == "plain" and data.mixture is None and not data.curriculum:
-        return None
-    order = None
+        return None, []
+    order, rules = None, list[TrainerCallback]()
     if data.mixture is not None or data.curriculum:
         groups = [task_group(row) for row in dataset.rows]
         weights: Any = data.mixture or dict.fromkeys(groups, 1.0)
+        curriculum = Curriculum() if data.curriculum else None
         keys: list[Any] = groups
-        if data.curriculum:
+        if curriculum is not None:
             buckets = difficulty_buckets(difficulty_scores(dataset.rows), seed=arguments.seed).tolist()
-            keys, weights = list(zip(groups, buckets, strict=True)), combined_weights(weights, Curriculum())
+            keys = list(zip(groups, buckets, strict=True))
+        now = weights if curriculum is None else combined_weights(weights, curriculum)
         steps = arguments.max_steps * arguments.gradient_accumulation_steps * arguments.world_size
         epochs = steps * arguments.per_device_train_batch_size / len(dataset)
-        order = WeightedOrder(keys, weights, epochs=max(epochs, 1), seed=arguments.seed)
-    return ArrCocBatchSampler(
+        order = WeightedOrder(keys, now, epochs=max(epochs, 1), seed=arguments.seed)
+        if data.rebalance:
+            rules.append(MixtureRule(dataset.rows, order, weights, curriculum))
+        if data.curriculum_rows:
+            folder, batch = arguments.output_dir, arguments.per_device_eval_batch_size
+            rules.append(DifficultyRule(dataset, groups, order, folder, data.curriculum_rows, arguments.seed, batch))
+    sampler = ArrCocBatchSampler(
         dataset,
         data.batching,
         batch_size=arguments.per_device_train_batch_size,
@@ -252,6 +242,7 @@ def make_sampler(data: DataOptions, dataset: RowDataset, arguments: Any, process
         world_size=arguments.world_size,
         seed=arguments.seed,
     )
+    return sampler, rules
 
 
 def describe(result: PhaseResult) -> str:

@@ -14,6 +14,7 @@ from .answers import (
     vqa_normalize,
 )
 from .coverage import Coverage, cell_resolution, evidence_coverage, resized_coverage, row_coverage
+from .documents import documents_text, read_documents, synthetic_task
 from .efficiency import BudgetCalibration, budget_calibration, compression_ratio, token_efficiency
 from .intervals import Interval, bootstrap_interval, paired_difference
 from .policies import Condition, ModelPolicies, conditions
@@ -29,7 +30,6 @@ from .tasks import (
     grouped_intervals,
     image_key,
     rows_task,
-    synthetic_task,
     tier_of,
 )
 from .transcripts import edit_distance, normalized_edit_distance, word_overlap, word_scores
@@ -55,6 +55,7 @@ __all__ = [
     "contains_answer",
     "contains_formula",
     "difficult_items",
+    "documents_text",
     "edit_distance",
     "evidence_coverage",
     "exact_match",
@@ -62,6 +63,7 @@ __all__ = [
     "image_key",
     "normalized_edit_distance",
     "paired_difference",
+    "read_documents",
     "read_records",
     "relaxed_accuracy",
     "resized_coverage",

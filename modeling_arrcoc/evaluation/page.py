@@ -9,13 +9,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from matplotlib.figure import Figure
 from PIL import Image
 
 from arrcoc.cli.viewer import draw_allocation, draw_detail, fit_cell_size
 from arrcoc.training.data.rows import open_image
 
-from .plots import DPI
+from .documents import Documents, read_documents
 from .policies import ARRCOC, allocation_of
 from .records import Record
 from .summary import PROBLEMS, interval_text, share_of, table_rows
@@ -32,14 +31,13 @@ img{max-width:100%;height:auto}.item{border-top:1px solid #e3e5e8;padding:1rem 0
 PICTURE_SIDE = 480  # pixels
 
 
-def data_uri(picture: Image.Image | Figure) -> str:
-    """A picture or plot as a PNG inside a URI."""
-    buffer = io.BytesIO()
-    if isinstance(picture, Figure):
-        picture.savefig(buffer, format="png", dpi=DPI)
-    else:
+def data_uri(picture: Image.Image | bytes) -> str:
+    """A picture, or the bytes of a PNG, inside a URI."""
+    if isinstance(picture, Image.Image):
+        buffer = io.BytesIO()
         picture.save(buffer, format="png", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+        picture = buffer.getvalue()
+    return "data:image/png;base64," + base64.b64encode(picture).decode()
 
 
 def hardest_items(records: Sequence[Record], count: int) -> list[list[Record]]:
@@ -63,14 +61,14 @@ def hardest_items(records: Sequence[Record], count: int) -> list[list[Record]]:
 
 
 def html_page(
-    summary: Mapping[str, Any], records: Sequence[Record], plots: Mapping[str, Mapping[str, Figure]], hardest: int
+    summary: Mapping[str, Any], records: Sequence[Record], plots: Mapping[str, Mapping[str, bytes]], hardest: int
 ) -> str:
     """The page.
 
     Args:
         summary (`Mapping`): of the run.
         records (`Sequence`): its items.
-        plots (`Mapping`): as from `draw_plots`.
+        plots (`Mapping`): by task and kind of plot, its PNG.
         hardest (`int`): items to show.
     """
     settings = summary["settings"]
@@ -78,9 +76,10 @@ def html_page(
     parts = [f"<h1>Evaluation</h1><p>{html.escape(str(model))}</p>"]
     for name, task in summary["tasks"].items():
         parts.append(f"<h2>{html.escape(name)}</h2>{_html_table(table_rows(task))}<p class=muted>{_notes(task)}</p>")
-        parts += [f'<p><img alt="{kind}" src="{data_uri(figure)}"></p>' for kind, figure in plots[name].items()]
+        parts += [f'<p><img alt="{kind}" src="{data_uri(plot)}"></p>' for kind, plot in plots[name].items()]
     parts.append(f"<h2>Hardest items, and where {ARRCOC} looked</h2>")
-    parts += [_html_item(items) for items in hardest_items(records, hardest)]
+    for items in hardest_items(records, hardest):
+        parts.append(_html_item(items, settings["tasks"][items[0]["task"]].get("documents")))
     body = "\n".join(parts)
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>ARR-COC evaluation</title>'
@@ -151,7 +150,7 @@ def _html_table(lines: Sequence[Sequence[str]]) -> str:
     return f"<table><tr>{head}</tr>{''.join(rows)}</table>"
 
 
-def _html_item(items: Sequence[Record]) -> str:
+def _html_item(items: Sequence[Record], documents: str | None) -> str:
     first = items[0]
     answers = ", ".join(first["answers"])
     mean = fmean(item["score"] for item in items)
@@ -168,19 +167,16 @@ def _html_item(items: Sequence[Record]) -> str:
             f"<span class=muted>{flags}</span></p>"
         )
         if item["leaves"]:
-            parts += _html_looks(item)
+            parts += _html_looks(item, documents)
     return "".join(parts) + "</div>"
 
 
-def _html_looks(item: Record) -> list[str]:
+def _html_looks(item: Record, documents: str | None) -> list[str]:
     """Each image with its leaves, and with what they can hold."""
     found = []
-    for path, leaves in zip(item["paths"], item["leaves"], strict=True):
-        if path is None:
-            found.append("<p class=muted>The picture was made on the spot and is not kept.</p>")
-            continue
+    for place, leaves in zip(item["paths"], item["leaves"], strict=True):
         try:
-            picture = open_image(Path(path))
+            picture = _picture(place, documents)
         except ValueError as error:
             found.append(f"<p class=muted>{html.escape(str(error))}</p>")
             continue
@@ -194,3 +190,18 @@ def _html_looks(item: Record) -> list[str]:
             f'<figure><img alt="what" src="{what}"><figcaption>what they can hold</figcaption></figure></div>'
         )
     return found
+
+
+def _picture(place: str | int | None, documents: str | None) -> Image.Image:
+    """An item's picture: from its path, or drawn again from the seed of a document.
+
+    A machine with other typefaces than the one that ran draws another.
+
+    Raises:
+        ValueError: if it cannot be read, or the run does not say where it is.
+    """
+    if isinstance(place, str):
+        return open_image(Path(place))
+    if place is None or documents is None:
+        raise ValueError("The picture is not among the files of the run.")
+    return Documents(read_documents(documents))[place]["image"]

@@ -1,5 +1,6 @@
 """Plots of a summary: quality against tokens and time, quality by tier, and chosen budgets against needed ones."""
 
+import io
 from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
@@ -15,6 +16,7 @@ from .summary import share_of
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#999999")
 MARKERS = "osv^DPX"
 SIZE, DPI = (7.0, 4.6), 130
+KINDS = ("quality-tokens", "quality-milliseconds", "tiers", "calibration")
 
 
 def _curves(task: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
@@ -115,18 +117,26 @@ def _finish(figure: Figure, axes: Any) -> None:
 
 
 def draw_plots(summary: Mapping[str, Any]) -> dict[str, dict[str, Figure]]:
-    """All plots of a summary, by task and by what they show.
+    """All plots of a summary, by task and by what they show, of `KINDS` those that there is something to draw for.
 
     Args:
         summary (`Mapping`): as `write_summary` writes it.
     """
     found: dict[str, dict[str, Figure]] = {}
     for name, task in summary["tasks"].items():
-        plots = {
-            "quality-tokens": _quality(task, name, "tokens", "visual tokens a question"),
-            "quality-milliseconds": _quality(task, name, "milliseconds", "milliseconds a question, pictures prepared"),
-            "tiers": _tiers(task, name),
-            "calibration": _calibration(task, name),
-        }
-        found[name] = {kind: figure for kind, figure in plots.items() if figure is not None}
+        figures = (
+            _quality(task, name, "tokens", "visual tokens a question"),
+            _quality(task, name, "milliseconds", "milliseconds a question, pictures prepared"),
+            _tiers(task, name),
+            _calibration(task, name),
+        )
+        plots = zip(KINDS, figures, strict=True)
+        found[name] = {kind: figure for kind, figure in plots if figure is not None}
     return found
+
+
+def png(figure: Figure) -> bytes:
+    """A plot as a file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DPI)
+    return buffer.getvalue()

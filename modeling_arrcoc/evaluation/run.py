@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from PIL import Image
 from tqdm import tqdm
 
-from arrcoc.training.data.rows import Row
+from arrcoc.training.data.rows import ImageSource, Row, StoredImage
 
 from .policies import Answer, Condition
 from .records import ItemLog, Record, open_run, read_records, record_key
@@ -43,7 +43,7 @@ def task_settings(task: Task, without_evidence: int | None = None) -> dict[str, 
     """What a run's header says about a task; another set of rows has another digest."""
     digest = hashlib.sha256()
     for row in task.rows:
-        images = [None if isinstance(image, Image.Image) else str(image) for image in row.images]
+        images = [image_place(image) for image in row.images]
         fields = [row.id, row.question, row.answers, row.evidence, images]
         digest.update(json.dumps(fields, ensure_ascii=False, default=str).encode())
     settings: dict[str, Any] = {
@@ -53,9 +53,19 @@ def task_settings(task: Task, without_evidence: int | None = None) -> dict[str, 
         "digest": digest.hexdigest()[:16],
         "unreadable": [str(bad) for bad in task.bad],
     }
+    if task.documents is not None:
+        settings["documents"] = task.documents
     if without_evidence is not None:
         settings["without_evidence"] = without_evidence
     return settings
+
+
+def image_place(source: ImageSource) -> str | int | None:
+    """Where an image can be found again: its path, its number in its data set (of a synthetic document the seed), or
+    `None` if it is nowhere."""
+    if isinstance(source, StoredImage):
+        return source.index
+    return None if isinstance(source, Image.Image) else str(source)
 
 
 def run_tasks(
@@ -140,7 +150,6 @@ def item_record(task: Task, number: int, image: int, condition: Condition, answe
         answer: what came of it, or why nothing did.
     """
     row = task.rows[number]
-    paths = [None if isinstance(source, Image.Image) else str(source) for source in row.images]
     record: Record = {
         "task": task.name,
         "row": number,
@@ -148,7 +157,7 @@ def item_record(task: Task, number: int, image: int, condition: Condition, answe
         "budget": condition.label,
         "id": row.id,
         "image": image,
-        "paths": paths,
+        "paths": [image_place(source) for source in row.images],
         "question": row.question,
         "answers": list(row.answers),
         "groups": task.groups(row),

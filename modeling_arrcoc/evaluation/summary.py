@@ -87,14 +87,18 @@ def _groups(records: Sequence[Record], difficult: Mapping[int, bool] | None) -> 
 
 
 def _differences(conditions: Mapping[Key, Sequence[Record]], reference: str, resamples: int) -> list[dict[str, Any]]:
-    """Score of the reference less that of each other policy, on the same items at the same budget."""
+    """Score of the reference at each budget, less that of each other policy there and less the native one."""
+    own = {budget: records for (policy, budget), records in conditions.items() if policy == reference}
+    others = [(key, records) for key, records in conditions.items() if key[0] not in (reference, NATIVE)]
+    for (policy, _), records in conditions.items():
+        if policy == NATIVE:
+            others += [((NATIVE, budget), records) for budget in own]
     found = []
-    for (policy, budget), records in conditions.items():
-        own = conditions.get((reference, budget))
-        if own is None or policy in (reference, NATIVE):
+    for (policy, budget), records in others:
+        if budget not in own:
             continue
         interval = paired_difference(
-            [record["score"] for record in own],
+            [record["score"] for record in own[budget]],
             [record["score"] for record in records],
             [record["image"] for record in records],
             resamples=resamples,
@@ -202,13 +206,18 @@ def table_rows(task: Mapping[str, Any]) -> list[list[str]]:
     order = sorted(task["conditions"], key=lambda f: (share_of(f["budget"]), -f["score"]["mean"]))
     for figures in order:
         entry = difference.get((figures["policy"], figures["budget"]))
+        native = difference.get((NATIVE, figures["budget"]))
+        if native is not None and figures["policy"] == native["reference"]:
+            told = f"(less native) {interval_text(native, sign='+')}"
+        else:
+            told = "" if entry is None else interval_text(entry, sign="+")
         line = [
             figures["policy"],
             figures["budget"],
             _number(figures.get("tokens"), "{:.1f}"),
             _number(figures.get("compression"), "{:.1f}x"),
             interval_text(figures["score"]),
-            "" if entry is None else interval_text(entry, sign="+"),
+            told,
         ]
         if covered:
             line.append(_number(figures.get("coverage", {}).get("resolution"), "{:.3f}"))

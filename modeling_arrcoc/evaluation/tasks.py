@@ -11,11 +11,9 @@ from typing import Any
 from PIL import Image
 
 from arrcoc.processing import TIERS
-from arrcoc.synthetic import DocumentStream
 from arrcoc.training.data import converters
 from arrcoc.training.data.reading import BadRow, Rows, read_rows
 from arrcoc.training.data.rows import Row
-from arrcoc.training.data.synthetic import synthetic_rows
 
 from . import answers, readers, transcripts
 from .intervals import Interval, bootstrap_interval
@@ -58,6 +56,7 @@ class Task:
         domain (`Callable`): from a row to the domain that it is reported with.
         instruction (`str`): what follows the question in the prompt; no part of the question that is allocated for.
         bad (`tuple[BadRow, ...]`): rows that could not be read, to be counted and listed.
+        documents (`str`, *optional*): of synthetic documents, what they are drawn like, as of `read_documents`.
     """
 
     name: str
@@ -67,6 +66,7 @@ class Task:
     domain: Callable[[Row], str]
     instruction: str = ""
     bad: tuple[BadRow, ...] = ()
+    documents: str | None = None
 
     def prompt(self, row: Row) -> str:
         """Text of the user turn."""
@@ -307,33 +307,6 @@ def rows_task(
         domain=lambda row: row.set,
         instruction=instruction,
         bad=tuple(rows.bad),
-    )
-
-
-def synthetic_task(stream: DocumentStream, count: int | None = None) -> Task:
-    """Questions about documents that are made on the spot, with every answer's place known; a domain a document kind.
-
-    Args:
-        stream ([`arrcoc.synthetic.DocumentStream`]): the documents; `split="heldout"` for those that training never
-            shows.
-        count (`int`, *optional*): questions; all of the stream's if not given.
-
-    Raises:
-        ValueError: if neither the stream nor `count` has an end.
-    """
-    if stream.count is None and count is None:
-        raise ValueError("a task needs an end: give `count`, or a stream with a `count`")
-    rows: list[Row] = []
-    for document in stream:
-        rows += synthetic_rows(document)
-        if count is not None and len(rows) >= count:
-            break
-    return Task(
-        name="synthetic",
-        rows=rows[:count],
-        metric="exact_match",
-        score=_by_answers("exact_match", "anls"),
-        domain=lambda row: row.set,
     )
 
 

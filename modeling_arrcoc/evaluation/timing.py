@@ -1,8 +1,9 @@
 """Time, memory and operations from pixels to tokens: what each part of a model takes under each policy."""
 
+import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,127 +11,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 from transformers import StoppingCriteria, StoppingCriteriaList
-
-from arrcoc import ArrCocQwen3VLConfig, ArrCocQwen3VLForConditionalGeneration
 
 from .peers import PEERS, peer_features, resized_grid
 from .policies import ARRCOC, NATIVE
+from .random_weights import TEXT_TOKENS, random_inputs
 
 
-# Published configurations of Qwen3-VL: tower (depth, hidden, intermediate), then language model (layers, hidden,
-# intermediate, heads, key-value heads, width of a head) and whether its embeddings are tied. The last is for tests.
-WIDTHS: dict[str, tuple[tuple[int, int, int, int], tuple[int, int, int, int, int, int], bool]] = {
-    "Qwen3-VL-2B": ((24, 1024, 4096, 16), (28, 2048, 6144, 16, 8, 128), True),
-    "Qwen3-VL-4B": ((24, 1024, 4096, 16), (36, 2560, 9728, 32, 8, 128), True),
-    "Qwen3-VL-8B": ((27, 1152, 4304, 16), (36, 4096, 12288, 32, 8, 128), False),
-    "tiny": ((4, 128, 512, 2), (2, 128, 384, 2, 2, 64), True),
-}
-VOCABULARY = 1000  # of random weights: the projection onto a vocabulary is one row's work
 STAGES = ("features", "pixels")
 STOCK = ("input_ids", "attention_mask", "mm_token_type_ids", "pixel_values", "image_grid_thw")
-
-
-def random_model(
-    like: str, device: str, dtype: torch.dtype, block: Mapping[str, Any] | None = None
-) -> ArrCocQwen3VLForConditionalGeneration:
-    """A model of published widths with random weights and a small vocabulary, in evaluation mode.
-
-    Args:
-        like (`str`): a key of `WIDTHS`.
-        device (`str`), dtype (`torch.dtype`): where its weights are, and of which type.
-        block (`Mapping`, *optional*): options of `ArrCocConfig`.
-
-    Raises:
-        ValueError: if there are no such widths.
-    """
-    if like not in WIDTHS:
-        raise ValueError(f"found widths {like!r}; expected one of {', '.join(WIDTHS)}")
-    (tower_layers, hidden, intermediate, tower_heads), text, tied = WIDTHS[like]
-    layers, width, mlp, heads, kv_heads, head_dim = text
-    config = ArrCocQwen3VLConfig(
-        vision_config={
-            "depth": tower_layers,
-            "hidden_size": hidden,
-            "intermediate_size": intermediate,
-            "num_heads": tower_heads,
-            "out_hidden_size": width,
-            "deepstack_visual_indexes": [layer * tower_layers // 4 for layer in (1, 2, 3)][: layers - 1],
-        },
-        text_config={
-            "vocab_size": VOCABULARY,
-            "hidden_size": width,
-            "intermediate_size": mlp,
-            "num_hidden_layers": layers,
-            "num_attention_heads": heads,
-            "num_key_value_heads": kv_heads,
-            "head_dim": head_dim,
-            "rope_parameters": {
-                "rope_type": "default",
-                "rope_theta": 5e6,
-                "mrope_section": [24, 20, 20] if head_dim == 128 else [12, 10, 10],
-                "mrope_interleaved": True,
-            },
-        },
-        image_token_id=10,
-        video_token_id=11,
-        vision_start_token_id=12,
-        vision_end_token_id=13,
-        tie_word_embeddings=tied,
-        arrcoc_config=None if block is None else dict(block),
-    )
-    previous = torch.get_default_dtype()
-    try:
-        torch.set_default_dtype(dtype)
-        with torch.device(device):
-            model = ArrCocQwen3VLForConditionalGeneration(config)
-    finally:
-        torch.set_default_dtype(previous)
-    model.generation_config.eos_token_id = None
-    return model.eval()
-
-
-def random_inputs(
-    model: Any, grid: tuple[int, int], budget: int | None, batch: int = 1, text_tokens: int = 60
-) -> dict[str, Tensor]:
-    """Prompts with one random image each and a question, as the processor returns them.
-
-    Args:
-        model: an ARR-COC model with a language-modelling head.
-        grid (`tuple[int, int]`): rows and columns of cells of each image.
-        budget (`int`, *optional*): visual tokens of each image; `None` is native, without ARR-COC's inputs.
-        batch (`int`): prompts.
-        text_tokens (`int`): length of the question.
-    """
-    generator = torch.Generator().manual_seed(0)
-    config, vision = model.config, model.config.vision_config
-    rows, cols, merge = *grid, vision.spatial_merge_size
-    count = rows * cols if budget is None else budget
-    highest = min(VOCABULARY, config.text_config.vocab_size)
-    question = torch.randint(20, highest, (batch, text_tokens), generator=generator)
-    image = config.image_token_id
-    question[question == image] = 20
-    placeholders = torch.full((batch, count), image)
-    ends = torch.tensor([[config.vision_start_token_id, config.vision_end_token_id]]).expand(batch, 2)
-    ids = torch.cat([ends[:, :1], placeholders, ends[:, 1:], question], 1)  # (batch, count + 2 + text_tokens)
-    channels = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
-    pixels = torch.rand(batch * rows * cols * merge**2, channels, generator=generator) * 2 - 1
-    inputs = {
-        "input_ids": ids,
-        "attention_mask": torch.ones_like(ids),
-        "mm_token_type_ids": (ids == image).long(),
-        "pixel_values": pixels.to(model.dtype),
-        "image_grid_thw": torch.tensor([[1, rows * merge, cols * merge]]).expand(batch, 3),
-    }
-    if budget is not None:
-        inputs |= {
-            "image_token_budgets": torch.full((batch,), budget),
-            "image_query_ids": question[:, :20],
-            "image_query_mask": torch.ones(batch, min(20, text_tokens), dtype=torch.long),
-            "image_information": torch.rand(batch * rows * cols, generator=generator),
-        }
-    return {name: value.to(model.device) for name, value in inputs.items()}
 
 
 @dataclass(frozen=True)
@@ -166,7 +56,7 @@ def build_cases(
     budgets: Sequence[int | float],
     policies: Sequence[str],
     batch: int = 1,
-    text_tokens: int = 60,
+    text_tokens: int = TEXT_TOKENS,
 ) -> list[Case]:
     """The native case, then every policy at every budget.
 
@@ -183,16 +73,21 @@ def build_cases(
     allowed, native = timed_policies(model), grid[0] * grid[1]
     if unknown := [name for name in policies if name not in allowed]:
         raise ValueError(f"found policies {unknown}; expected some of {', '.join(allowed)}")
-    cases = [Case(NATIVE, native, random_inputs(model, grid, None, batch, text_tokens))]
+    place: dict[str, Any] = {"device": model.device, "dtype": model.dtype}
+
+    def inputs(cells: tuple[int, int], count: int | None = None) -> dict[str, Tensor]:
+        return random_inputs(model.config, cells, count, batch, text_tokens, **place)
+
+    cases = [Case(NATIVE, native, inputs(grid))]
     for budget in budgets:
         count = max(1, round(budget * native)) if isinstance(budget, float) else budget
         if not 1 <= count < native:
             raise ValueError(f"found the budget {budget}; expected fewer than the {native} native tokens")
-        compressed = random_inputs(model, grid, count, batch, text_tokens)
+        compressed = inputs(grid, count)
         for policy in policies:
             if policy == "resize":
                 small = resized_grid(grid, count)
-                cases.append(Case(policy, small[0] * small[1], random_inputs(model, small, None, batch, text_tokens)))
+                cases.append(Case(policy, small[0] * small[1], inputs(small)))
             else:
                 cases.append(Case(policy, count, compressed))
     return cases
@@ -209,17 +104,17 @@ def seconds(device: torch.device | str) -> float:
     return time.process_time() if kind == "cpu" and torch.get_num_threads() == 1 else time.perf_counter()
 
 
-def reset_peak(device: torch.device) -> None:
+def reset_peak(device: torch.device | str) -> None:
     """Start a new measurement of peak memory; on a CPU that of the process, which Linux keeps."""
-    if device.type == "cuda":
+    if torch.device(device).type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif Path("/proc/self/clear_refs").exists():
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def peak_bytes(device: torch.device) -> int | None:
+def peak_bytes(device: torch.device | str) -> int | None:
     """Peak memory since `reset_peak`: of the accelerator, or of the whole process; `None` where neither is known."""
-    if device.type == "cuda":
+    if torch.device(device).type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     status = Path("/proc/self/status")
     if not status.exists():
@@ -229,15 +124,26 @@ def peak_bytes(device: torch.device) -> int | None:
 
 
 def count_operations(run: Callable[[], Any]) -> int:
-    """Multiplications and additions of a run, attention on a CPU included."""
+    """Multiplications and additions of a run, attention on a CPU included, forward and backward."""
 
     def attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
         return sdpa_flop_count(query, key, value)
 
-    mapping = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention}
+    def attention_backward(gradient: Any, query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+        return sdpa_backward_flop_count(gradient, query, key, value)
+
+    mapping = {
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention,
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: attention_backward,
+    }
     with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
         run()
     return counter.get_total_flops()
+
+
+def machine() -> dict[str, Any]:
+    """What a result depends on besides the code."""
+    return {"platform": platform.platform(), "torch": torch.__version__, "threads": torch.get_num_threads()}
 
 
 @contextmanager

@@ -58,11 +58,14 @@ class DocumentStream:
         count = None if self.count is None else max(0, -(-(self.count - index) // shards))
         return replace(self, first=self.first + index * self.stride, stride=self.stride * shards, count=count)
 
+    def document(self, seed: int) -> Document:
+        """The document of a seed."""
+        return generate(seed, self.kinds, self.size, self.split, self.faces, self.clear)
+
     def __iter__(self) -> Iterator[Document]:
         number = 0
         while self.count is None or number < self.count:
-            seed = self.first + number * self.stride
-            yield generate(seed, self.kinds, self.size, self.split, self.faces, self.clear)
+            yield self.document(self.first + number * self.stride)
             number += 1
 
 

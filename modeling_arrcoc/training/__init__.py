@@ -3,7 +3,10 @@
 from .arguments import ArrCocTrainingArguments
 from .checkpoints import CheckpointError, CheckpointMixin
 from .objectives import ForwardRecord
-from .phases import PHASES, Gate, Phase, apply_phase, run_phases
+from .phases import PHASES, Gate, Phase, apply_phase
+from .rebalancing import MixtureRule
+from .rescoring import DifficultyRule
+from .runs import run_phases
 from .schedules import Schedule, parse_schedule
 from .trainer import ArrCocTrainer, ArrCocTrainerMixin
 from .updates import request_rollback
@@ -16,8 +19,10 @@ __all__ = [
     "ArrCocTrainingArguments",
     "CheckpointError",
     "CheckpointMixin",
+    "DifficultyRule",
     "ForwardRecord",
     "Gate",
+    "MixtureRule",
     "Phase",
     "Schedule",
     "apply_phase",

@@ -86,7 +86,7 @@ class ArrCocArgumentsMixin(_Arguments):
             See `plateau_steps`.
         spike_ratio (`float`, *optional*):
             A logged loss that is this many times the median of the last ones, or not finite, sets weights and
-            optimizer back to their last good state. `None` keeps no such state.
+            optimizer back to their last good state. `None` keeps no such state. Checkpoints hold these states too.
         snapshot_steps (`int`, *optional*, defaults to 100):
             Optimizer steps between the states that are kept, in memory, for setting back.
         rollback_rate_factor (`float`, *optional*, defaults to 0.5):

@@ -10,13 +10,16 @@ from typing import Any
 import yaml
 
 from ..configuration_arrcoc import ArrCocConfig
-from .data.samplers import BATCHINGS
+from .data.samplers import BATCHINGS, NO_PACKING
 from .phases import PHASES, Phase
 
 
 TRAINERS = ("hf", "sft")
 QUANTIZATIONS = ("4bit",)
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+# Arguments, and names of what a run may do without, where "no" has a meaning, which YAML reads as false.
+STRATEGIES = ("eval_strategy", "logging_strategy", "save_strategy")
+_NAMES = ("attention", "quantization")
 # Arguments that a run sets by itself, or each of its phases.
 _OWN_ARGUMENTS = ("output_dir", "max_steps", "num_train_epochs", "learning_rate", "loss_weights")
 
@@ -35,7 +38,11 @@ class DataOptions:
         max_length (`int`, *optional*): see [`ArrCocCollator`].
         batching, max_tokens (*optional*): see [`ArrCocBatchSampler`].
         mixture (`dict[str, float]`, *optional*): weight of each task, as of `task_group`.
+        rebalance (`bool`): whether tasks get more weight that are unlearned, as the monitor `validation` finds; see
+            [`MixtureRule`].
         curriculum (`bool`): start with easy rows, see [`Curriculum`].
+        curriculum_rows (`int`): rows whose loss is measured at the beginning of each epoch to score difficulty anew,
+            see [`DifficultyRule`]; with 0 it stays as the data say.
         teacher (`str`, *optional*): folder that `arrcoc teach` made.
     """
 
@@ -51,7 +58,9 @@ class DataOptions:
     batching: str = "plain"
     max_tokens: int | None = None
     mixture: dict[str, float] | None = None
+    rebalance: bool = False
     curriculum: bool = False
+    curriculum_rows: int = 0
     teacher: str | None = None
 
 
@@ -121,13 +130,26 @@ def parse_run(content: Mapping[str, Any]) -> RunOptions:
     _check_keys("", content, RunOptions)
     _check_keys("data.", content["data"], DataOptions)
     phases = content["phases"] if isinstance(content["phases"], list) else [content["phases"]]
-    options = {name: value for name, value in content.items() if value is not None}
+    is_absent = {name: value is None or value is False and name in _NAMES for name, value in content.items()}
+    options = {name: value for name, value in content.items() if not is_absent[name]}
     for name, allowed in (("trainer", TRAINERS), ("quantization", QUANTIZATIONS), ("dtype", DTYPES)):
         if options.get(name, allowed[0]) not in allowed:
             raise ValueError(f"{name} is {options[name]!r}; allowed are {', '.join(map(repr, allowed))}")
     data = DataOptions(**content["data"])
     if data.batching not in BATCHINGS:
-        raise ValueError(f"data.batching is {data.batching!r}; allowed are {', '.join(map(repr, BATCHINGS))}")
+        raise ValueError(
+            f"data.batching is {data.batching!r}; allowed are {', '.join(map(repr, BATCHINGS))}"
+            + (f"; {NO_PACKING}" if data.batching in ("packed", "packing") else "")
+        )
+    if data.curriculum_rows and not data.curriculum:
+        raise ValueError(f"data.curriculum_rows is {data.curriculum_rows}, which needs data.curriculum=true")
+    if data.rebalance and (data.mixture is None or not options.get("monitors", {}).get("validation", False)):
+        raise ValueError("data.rebalance needs data.mixture, and `validation` among the monitors")
+    if "arguments" in options:
+        options["arguments"] = {
+            name: "no" if name in STRATEGIES and value is False else value
+            for name, value in options["arguments"].items()
+        }
     run = RunOptions(**{**options, "data": data, "phases": [_phase(phase) for phase in phases]})
     names = [phase.name for phase in run.phases]
     if not names or len(set(names)) < len(names):

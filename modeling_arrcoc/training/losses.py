@@ -42,6 +42,20 @@ def mean_per_image(values: Tensor, counts: Tensor) -> Tensor:
     return sum_per_image(values, counts) / size
 
 
+def rows_of_images(is_placeholder: Tensor, placeholders: Tensor) -> Tensor:
+    """The row of a batch that each image stands in.
+
+    Args:
+        is_placeholder (`Tensor` of shape `(batch, length)`): whether a token stands for a part of an image.
+        placeholders (`Tensor` of shape `(images,)`): how many of them each image has, in the order of the batch.
+
+    Returns:
+        `Tensor` of shape `(images,)`, int64.
+    """
+    ends = is_placeholder.sum(1).cumsum(0)  # (batch,) placeholders up to the end of each row
+    return torch.searchsorted(ends, placeholders.to(ends).cumsum(0))
+
+
 def answer_loss(
     logits: Tensor, labels: Tensor, normalization: str = "token", num_items: Tensor | int | None = None
 ) -> Tensor:
@@ -58,17 +72,27 @@ def answer_loss(
     Returns:
         `Tensor`: a number; 0 without labels.
     """
+    items = count_items(labels, normalization) if num_items is None else num_items
     labels = labels[:, 1:].to(logits.device)
     mask = labels != IGNORED
     losses = F.cross_entropy(logits[:, :-1][mask].float(), labels[mask], reduction="none")  # (labelled tokens,)
     if normalization == "sample":
         lengths = mask.sum(1)  # (batch,)
         losses = losses / lengths.repeat_interleave(lengths)
-        own_items = (lengths > 0).sum()
-    else:
-        own_items = mask.sum()
-    items = torch.as_tensor(own_items if num_items is None else num_items, device=losses.device)
-    return losses.sum() / items.clamp(min=1)
+    return losses.sum() / torch.as_tensor(items, device=losses.device).clamp(min=1)
+
+
+def count_items(labels: Tensor, normalization: str = "token") -> Tensor:
+    """How many tokens, or samples, of a batch have labels: what `answer_loss` divides by.
+
+    Args:
+        labels, normalization: as of `answer_loss`.
+
+    Returns:
+        `Tensor`: a whole number.
+    """
+    mask = labels[:, 1:] != IGNORED
+    return (mask.any(1) if normalization == "sample" else mask).sum()
 
 
 def exact_answers(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -273,9 +297,11 @@ __all__ = [
     "budget_loss",
     "coherence_loss",
     "cosine_collapse_loss",
+    "count_items",
     "efficiency_loss",
     "evidence_coverage",
     "exact_answers",
     "info_nce_loss",
+    "rows_of_images",
     "tier_diversity_loss",
 ]

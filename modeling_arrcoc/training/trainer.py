@@ -3,26 +3,25 @@
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 from transformers import Trainer, TrainerCallback
-from transformers.trainer_utils import EvalLoopOutput, TrainOutput
+from transformers.trainer_utils import TrainOutput
 
 from ..modeling_arrcoc import ArrCocModelMixin
 from ..outputs import ArrCocModelOutputWithPast
 from .checkpoints import CheckpointMixin
 from .components import VISUAL_COMPONENTS, named_components
 from .data.collator import AUXILIARY_KEYS
+from .evaluation import EvaluationMixin
 from .idle import all_take_part, with_idle_image
-from .losses import IGNORED, answer_loss, evidence_coverage, exact_answers
+from .losses import answer_loss, count_items
 from .objectives import COUNTED, PER_IMAGE, ForwardRecord, Objectives, count_images
-from .updates import Attachable, PlateauRule, RollBack, SpikeRule, UpdateCycle
-
-
-_Base: Any = Trainer if TYPE_CHECKING else object
+from .updates import Attachable, PlateauRule, RollBack, SpikeRule, UpdateCycle, remember
 
 
 def base_model(model: nn.Module) -> Any:
@@ -37,7 +36,7 @@ def base_model(model: nn.Module) -> Any:
     raise ValueError(f"found no model with ARR-COC in a {type(model).__name__}; `arrcoc wrap` makes one")
 
 
-class ArrCocTrainerMixin(_Base):
+class ArrCocTrainerMixin(EvaluationMixin):
     """Auxiliary losses, parameter groups and logging, for a [`~transformers.Trainer`] to stand before.
 
     A batch may hold `AUXILIARY_KEYS`, which the model is not given. The base model's output is taken by a hook,
@@ -65,7 +64,6 @@ class ArrCocTrainerMixin(_Base):
         self.gradient_norms: dict[str, float] = {}
         self._learned: dict[str, Tensor] = {}  # losses since the last log
         self._steps = 0  # optimizer steps since the last log
-        self._measured: dict[str, Tensor] = {}  # sums and numbers of an evaluation
         super().__init__(*args, **kwargs)
         self.base = base_model(self.model)
         self.schedules = self.args.schedules()
@@ -122,7 +120,8 @@ class ArrCocTrainerMixin(_Base):
         self._attach()
 
     def _load_callback_state(self) -> None:
-        super()._load_callback_state()  # makes new ones of some
+        super()._load_callback_state()  # new ones, with the arguments of then, where that is asked for
+        remember(self.callback_handler.callbacks, self.state.stateful_callbacks)
         self._attach()
 
     def _attach(self) -> None:
@@ -209,8 +208,8 @@ class ArrCocTrainerMixin(_Base):
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Tensor | int | None:
         if self.args.answer_normalization == "token":
             return super()._get_num_items_in_batch(batch_samples, device)
-        labels = [batch["labels"][:, 1:] for batch in batch_samples if "labels" in batch]
-        samples = torch.tensor(sum(int((rows != IGNORED).any(1).sum()) for rows in labels))
+        labels = [batch["labels"] for batch in batch_samples if "labels" in batch]
+        samples = torch.tensor(sum(int(count_items(rows, "sample")) for rows in labels))
         return self._gathered(samples) if self.args.average_tokens_across_devices else samples.to(device)
 
     def _gathered(self, counts: Tensor) -> Tensor:
@@ -233,10 +232,12 @@ class ArrCocTrainerMixin(_Base):
         training = model.training
         auxiliary = {name: inputs[name] for name in AUXILIARY_KEYS if name in inputs}
         inputs = {name: value for name, value in inputs.items() if name not in AUXILIARY_KEYS}
-        idle = training and self._needs_idle_image(inputs)
+        if not training:
+            inputs = self._without_repetitions(inputs)
+            num_items_in_batch = None  # a mean over this batch, which evaluation weighs by itself
+        idle = self._needs_idle_image(inputs, training)
         if idle:
             inputs = with_idle_image(inputs, self.base.config)
-        labels = inputs.get("labels")
         with self._base_output() as captured:
             answer, outputs = self._answer(model, dict(inputs), return_outputs, num_items_in_batch)
         output = captured[0]
@@ -269,7 +270,10 @@ class ArrCocTrainerMixin(_Base):
             for name, part in parts.items():
                 self._learned[name] = self._learned.get(name, 0) + part.detach()
         else:
-            self._measure(parts, output, auxiliary, outputs, labels)
+            logits = getattr(outputs, "logits", None)
+            self._measure(answer, losses, output, inputs, auxiliary, logits, idle)
+            if idle and logits is not None:
+                outputs["logits"] = logits[:-1]
         total = total * later
         return (total, outputs) if return_outputs else total
 
@@ -281,8 +285,12 @@ class ArrCocTrainerMixin(_Base):
         result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         return result if return_outputs else (result, None)
 
-    def _needs_idle_image(self, inputs: Mapping[str, Any]) -> bool:
+    def _needs_idle_image(self, inputs: Mapping[str, Any], training: bool) -> bool:
         if "position_ids" in inputs or all_take_part(inputs, self.base.config):
+            return False
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:  # each process waits for the others' parts of weights
+            return True
+        if not training:
             return False
         components = {group.get("component") for group in self.optimizer.param_groups}
         return bool(components & set(VISUAL_COMPONENTS))
@@ -307,44 +315,6 @@ class ArrCocTrainerMixin(_Base):
             counts = grids.prod(1) // merge**2 if allocation is None else allocation.budgets
             images = list(tokens.detach().split(counts.tolist()))[: len(grids) - idle]
         return ForwardRecord(None if idle else allocation, images or None, loss.item(), auxiliary.get("task", []))
-
-    @torch.no_grad()
-    def _measure(
-        self, losses: Mapping[str, Tensor], output: Any, auxiliary: Any, outputs: Any, labels: Tensor | None
-    ) -> None:
-        """Take in what evaluation reports: sums over batches, images or samples, and their numbers."""
-
-        def add(name: str, values: Tensor, among: Tensor) -> None:
-            pair = torch.stack([values.float().sum(), among.float().sum()]).to(self.args.device)
-            self._measured[name] = self._measured.get(name, 0) + pair
-
-        for name, loss in losses.items():
-            add(f"loss/{name}", loss, torch.ones(()))
-        allocation = output.allocation
-        if allocation is not None:
-            add("tokens_per_image", allocation.budgets, torch.ones(len(allocation)))
-            if "evidence" in auxiliary:
-                covered = evidence_coverage(
-                    allocation.boxes, allocation.cell_to_leaf, auxiliary["evidence"], allocation.cells_per_image
-                )
-                has_evidence = auxiliary["has_evidence"].to(covered.device)
-                add("evidence_coverage", covered * has_evidence, has_evidence)
-        if outputs is not None and labels is not None:
-            add("exact", *exact_answers(outputs["logits"], labels))
-
-    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
-        """As in transformers, with more metrics: `loss/...` by name, `tokens_per_image`, `evidence_coverage` (the
-        share of evidence that is drawn in full detail) and `exact` (the share of samples that greedy decoding would
-        answer with the very words of the data)."""
-        self._measured = {}
-        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
-        names = sorted(self._measured)
-        if names:
-            pairs = self._gathered(torch.stack([self._measured[name] for name in names]))  # (names, 2)
-            for name, (total, number) in zip(names, pairs.tolist(), strict=True):
-                if number:
-                    output.metrics[f"{metric_key_prefix}_{name}"] = total / number
-        return output
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """As in transformers, with each loss by its name: `loss/answer` raw, `weighted/answer` as it is summed;
@@ -371,6 +341,20 @@ class ArrCocTrainerMixin(_Base):
         return super().train(*args, **kwargs)
 
     # Checkpoints
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.args.spike_ratio is not None and (self.args.should_save or self.is_fsdp_enabled):
+            self.rollback.save(self._rollback_file(output_dir))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None and self.args.spike_ratio is not None and self._rollback_file(checkpoint).exists():
+            self.rollback = RollBack.load(self._rollback_file(checkpoint))
+
+    def _rollback_file(self, checkpoint: str) -> Path:
+        part = self.args.process_index if self.is_fsdp_enabled else 0  # each process keeps its own shards
+        return Path(checkpoint, f"rollback_{part}.pt")
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         if self.args.save_only_trained and state_dict is None and not hasattr(self.model, "peft_config"):

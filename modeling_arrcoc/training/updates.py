@@ -9,7 +9,9 @@ import copy
 import logging
 import math
 from collections import deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 from typing import Any, Protocol, runtime_checkable
 
@@ -87,6 +89,24 @@ class RollBack:
         if self.candidate is None or step - self.candidate.step >= every:
             self.candidate = Snapshot.take(trainer)
 
+    def save(self, path: Path) -> None:
+        """Write the states to a file, so that a resumed run goes back to where an uninterrupted one would."""
+        states = {name: None if state is None else vars(state) for name, state in self._states().items()}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save({"count": self.count, **states}, path)
+
+    @classmethod
+    def load(cls, path: Path) -> "RollBack":
+        """Read what `save` wrote."""
+        rollback, content = cls(), torch.load(path, map_location="cpu", weights_only=True)
+        rollback.count = content["count"]
+        for name in rollback._states():
+            setattr(rollback, name, None if content[name] is None else Snapshot(**content[name]))
+        return rollback
+
+    def _states(self) -> dict[str, Snapshot | None]:
+        return {"good": self.good, "candidate": self.candidate}
+
 
 def request_rollback(trainer: Any, reason: str, rate_factor: float | None = None) -> bool:
     """Set weights and optimizer back to the last good state at once, and lower the learning rates.
@@ -148,6 +168,26 @@ def _to_cpu(state: Any) -> Any:
     if isinstance(state, list | tuple):
         return type(state)(_to_cpu(value) for value in state)
     return state
+
+
+def remember(callbacks: Sequence[TrainerCallback], states: Mapping[str, Any]) -> None:
+    """Give rules back what they remembered when a checkpoint was written; their own arguments stay as they are.
+
+    Args:
+        callbacks (`Sequence[TrainerCallback]`): of the trainer; those that are no [`ExportableState`] are passed over.
+        states (`Mapping`): by name of the class what `ExportableState.state` said, a list of such for several rules of
+            a class.
+    """
+    rules: dict[str, list[Any]] = {}
+    for callback in callbacks:
+        if isinstance(callback, ExportableState):
+            rules.setdefault(type(callback).__name__, []).append(callback)
+    for name, same in rules.items():
+        found = states.get(name, [])
+        found = found if isinstance(found, list) else [found]
+        for rule, state in zip(same, found[-len(same) :], strict=False):  # transformers adds the newest at the end
+            for attribute, value in state.get("attributes", {}).items():
+                setattr(rule, attribute, value)
 
 
 class UpdateCycle(TrainerCallback):
@@ -244,7 +284,9 @@ class SpikeRule(TrainerCallback, ExportableState):
         self.trainer = trainer
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.trainer.rollback.candidate = Snapshot.take(self.trainer)
+        rollback = self.trainer.rollback
+        if rollback.good is None and rollback.candidate is None:  # not those of a checkpoint
+            rollback.candidate = Snapshot.take(self.trainer)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         loss = (logs or {}).get("loss")
@@ -263,4 +305,4 @@ class SpikeRule(TrainerCallback, ExportableState):
         return {"args": arguments, "attributes": {"losses": self.losses}}
 
 
-__all__ = ["Attachable", "PlateauRule", "RollBack", "SpikeRule", "UpdateCycle", "request_rollback"]
+__all__ = ["Attachable", "PlateauRule", "RollBack", "SpikeRule", "UpdateCycle", "remember", "request_rollback"]

@@ -6,17 +6,8 @@ import pytest
 import torch
 
 from arrcoc.cli.bench import bench as command
-from arrcoc.evaluation.timing import (
-    WIDTHS,
-    bench,
-    build_cases,
-    count_operations,
-    generate,
-    measure,
-    random_inputs,
-    random_model,
-    timed_policies,
-)
+from arrcoc.evaluation.random_weights import WIDTHS, random_inputs, random_model
+from arrcoc.evaluation.timing import bench, build_cases, count_operations, generate, measure, timed_policies
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +29,8 @@ def test_every_policy_is_timed_and_compared_with_native(model):
         parts = row["tower"] + row["scout"] + row["llm"] + row["allocation"]
         assert parts == pytest.approx(row["first_token"]) and row["tower"] > 0 and row["llm"] > 0
         assert row["decode_tokens_per_second"] > 0
-        # Keys and values of the prompt: 2 layers of 2 heads of 64, in 4 bytes.
-        assert row["kv_bytes"] == (row["tokens"] + 62) * 2 * 2 * 2 * 64 * 4
+        # Keys and values of the prompt: 4 layers of 2 heads of 64, in 4 bytes.
+        assert row["kv_bytes"] == (row["tokens"] + 62) * 2 * 4 * 2 * 64 * 4
     assert resize["operations"] < pixels["operations"] < features["operations"] < native["operations"]
     # Both run the whole tower; ARR-COC also asks, in the language model's first layer.
     assert pooling["operations"] <= features["operations"]
@@ -55,7 +46,7 @@ def test_parts_are_those_of_the_first_token_alone(model):
 
 
 def test_a_batch_is_the_prompts_of_its_size(model):
-    inputs = random_inputs(model, (4, 6), 5, batch=3)
+    inputs = random_inputs(model.config, (4, 6), 5, batch=3)
     assert inputs["input_ids"].shape == (3, 5 + 2 + 60) and inputs["pixel_values"].shape[0] == 3 * 24 * 4
     assert inputs["image_token_budgets"].tolist() == [5, 5, 5]
     allocation = model.encode_images(**inputs).allocation
@@ -81,6 +72,23 @@ def test_parts_made_for_a_stage_are_timed_in_it_alone():
 
 def test_operations_of_a_product():
     assert count_operations(lambda: torch.ones(2, 3) @ torch.ones(3, 5)) == 2 * 2 * 3 * 5
+
+
+def test_operations_of_attention_and_back():
+    """Two products forward, five backward."""
+    query = torch.ones(1, 2, 7, 64, requires_grad=True)
+
+    def attend():
+        return torch.nn.functional.scaled_dot_product_attention(query, query, query)
+
+    product = 2 * 2 * 7 * 7 * 64
+    assert count_operations(attend) == 2 * product
+    assert count_operations(lambda: attend().sum().backward()) == 7 * product
+
+
+def test_depth_is_cut_in_proportion():
+    model = random_model("tiny", "meta", torch.float32, depth=0.25)
+    assert len(model.model.language_model.layers) == 1 and len(model.model.visual.blocks) == 4
 
 
 def test_budgets_and_widths_out_of_range(model):

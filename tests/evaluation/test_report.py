@@ -46,13 +46,28 @@ def test_page_holds_all_it_shows(run, tmp_path):
 
 def test_a_report_may_be_written_again(run):
     (run / "report").mkdir(exist_ok=True)
-    (run / "report" / "old.png").write_text("of another summary")
+    (run / "report" / "old-tiers.png").write_text("of another summary")
     report(run, hardest=0, resamples=50)
     assert {path.name for path in (run / "report").iterdir()} == {
         "index.html",
         "pages-quality-tokens.png",
         "pages-tiers.png",
     }
+
+
+def test_only_an_earlier_report_is_replaced(run, tmp_path, capsys):
+    """A folder is replaced whole: that of the run, or any other that holds something, must not be."""
+    before = {path.name for path in run.iterdir()}
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "photo.png").write_text("mine")
+    with pytest.raises(FileExistsError, match="holds header.json"):
+        report(run, out=run, resamples=50)
+    with pytest.raises(FileExistsError, match="holds header.json"):
+        report(run, markdown=run.with_suffix(".md"), resamples=50)  # whose plots would stand in `run`
+    with pytest.raises(FileExistsError, match="holds photo.png"):
+        report(run, markdown=tmp_path / "notes.md", resamples=50)
+    assert {path.name for path in run.iterdir()} == before
+    assert (tmp_path / "notes" / "photo.png").read_text() == "mine" and not (tmp_path / "notes.md").exists()
 
 
 def test_hardest_items_are_the_worst_of_different_images():

@@ -26,6 +26,7 @@ from arrcoc.evaluation.policies import (
 )
 from arrcoc.evaluation.records import read_json, read_records
 from arrcoc.evaluation.run import run_tasks
+from arrcoc.evaluation.summary import write_summary
 from arrcoc.evaluation.weightless import WeightlessPolicies
 from arrcoc.training.data.prompts import prompt_text
 
@@ -36,6 +37,13 @@ RUN = {"budgets": (1.0, 0.25), "policies": ("arrcoc", "resize", "divprune"), "re
 def items(folder):
     """Records of a run without what no two runs share."""
     return [{**record, "milliseconds": None} for record in read_records(folder)]
+
+
+def figures(value):
+    """A summary without the times in it."""
+    if isinstance(value, dict):
+        return {name: figures(part) for name, part in value.items() if name != "milliseconds"}
+    return [figures(part) for part in value] if isinstance(value, list) else value
 
 
 @pytest.fixture(scope="module")
@@ -126,25 +134,27 @@ def test_processes_share_the_work(whole, loaded, pages, tmp_path):
     for process in (1, 0):
         run_tasks([task], ModelPolicies(*loaded, 3), wanted, tmp_path / "shared", settings, 3, process, 2, False)
     assert items(tmp_path / "shared") == items(whole)
+    shared = write_summary(tmp_path / "shared", RUN["resamples"])
+    assert figures(shared) == figures(read_json(whole / "summary.json"))
     sizes = [len(path.read_text().splitlines()) for path in sorted((tmp_path / "shared").glob("items-*"))]
     assert sizes == [20, 12]  # batches 0 and 2 of 3 + 2 rows, batch 1 of 3
 
 
 @pytest.mark.slow
 def test_started_processes_share_the_work(whole, checkpoint, pages, tmp_path):
+    """Two processes on the CPU, which talk over gloo: the same items and the same summary as one."""
     root, folder = Path(__file__).parents[2], tmp_path / "shared"
-    script = tmp_path / "evaluate.py"
-    script.write_text(
-        "from pathlib import Path\nfrom arrcoc.cli.evaluate import evaluate\n"
-        f"evaluate([{str(pages)!r}], Path({str(folder)!r}), {str(checkpoint)!r}, "
-        f"max_new_tokens=3, batch_size=3, **{RUN!r})"
-    )
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
-    run = subprocess.run(command, cwd=root, env=dict(os.environ, OMP_NUM_THREADS="1"), capture_output=True, text=True)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command += ["-m", "arrcoc_cli", "eval", "--data", str(pages), "--out", str(folder), "--model", str(checkpoint)]
+    command += ["--budgets", ",".join(map(str, RUN["budgets"])), "--policies", ",".join(RUN["policies"])]
+    command += ["--max-new-tokens", "3", "--batch-size", "3", "--resamples", str(RUN["resamples"])]
+    alone = dict(os.environ, OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="")
+    run = subprocess.run(command, cwd=root, env=alone, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert run.stdout.count("8 questions") == 1  # the first process prints
     assert items(folder) == items(whole)
-    assert len(list(folder.glob("items-*"))) == 2
+    assert figures(read_json(folder / "summary.json")) == figures(read_json(whole / "summary.json"))
+    assert all(path.stat().st_size > 0 for path in folder.glob("items-*")) and len(list(folder.glob("items-*"))) == 2
 
 
 def test_other_settings_are_refused(whole, checkpoint, pages):
@@ -298,7 +308,10 @@ def test_weightless_policies_place_what_inspect_places(pages):
 
 def test_tasks_by_name(pages, tmp_path):
     assert read_task(str(pages), "exact_match").metric == "exact_match"
-    assert {row.set for row in read_task("synthetic:1").rows}
+    assert {row.set for row in read_task("synthetic:2,kinds=table,size=256").rows} == {"synthetic_table"}
+    assert {row.images[0].index for row in read_task("synthetic:2,kinds=table,size=256", seed=8).rows} == {8, 9}
+    with pytest.raises(ValueError, match="'blurred'"):
+        read_task("synthetic:2,blurred")
     with pytest.raises(FileNotFoundError, match="rrc.cvc.uab.es"):
         read_task(f"docvqa={tmp_path}")
     with pytest.raises(ValueError, match="docvqa"):

@@ -71,12 +71,24 @@ def test_the_difficult_group_is_what_resizing_breaks():
 
 
 def test_differences_are_paired_over_images():
-    (found,) = summarize(records(), header(), 500)["tasks"]["pages"]["differences"]
+    found = summarize(records(), header(), 500)["tasks"]["pages"]["differences"]
     images = [0, 0, 1, 1, 2, 2]
-    expected = paired_difference(ARRCOC, RESIZE, images, resamples=500)
-    assert (found["policy"], found["budget"], found["reference"]) == ("resize", "0.25", "arrcoc")
-    assert (found["mean"], found["low"], found["high"]) == (expected.mean, expected.low, expected.high)
-    assert found["mean"] == pytest.approx(2 / 6)
+    assert [(entry["policy"], entry["budget"], entry["reference"]) for entry in found] == [
+        ("resize", "0.25", "arrcoc"),
+        ("native", "0.25", "arrcoc"),  # at that budget, less native
+    ]
+    for entry, scores, mean in zip(found, (RESIZE, NATIVE), (2 / 6, -1 / 6), strict=True):
+        expected = paired_difference(ARRCOC, scores, images, resamples=500)
+        assert (entry["mean"], entry["low"], entry["high"]) == (expected.mean, expected.low, expected.high)
+        assert entry["mean"] == pytest.approx(mean)
+
+
+def test_chosen_budgets_are_compared_with_native_alone():
+    more = [item(row, "arrcoc", "auto", 1.0) for row in range(6)]
+    settings = header()
+    settings["conditions"] = [*settings["conditions"], ["arrcoc", "auto"]]
+    found = summarize(records() + more, settings, 200)["tasks"]["pages"]["differences"]
+    assert [(entry["policy"], entry["mean"]) for entry in found if entry["budget"] == "auto"] == [("native", 1 / 6)]
 
 
 def test_missing_items_are_refused():
@@ -112,7 +124,8 @@ def test_table():
         ["arrcoc", "0.25", "16.0", "4.0x"],
         ["resize", "0.25", "15.0", "4.3x"],
     ]
-    assert lines[2][4].startswith("0.667 [") and lines[2][5] == "" and lines[3][5].startswith("+0.333 [")
+    assert lines[2][4].startswith("0.667 [") and lines[3][5].startswith("+0.333 [")
+    assert lines[1][5] == "" and lines[2][5].startswith("(less native) -0.167 [")
     assert {len(line) for line in lines} == {len(lines[0])}
     assert plain_table([["a", "b"], ["ccc", "1"]]) == "a    b\nccc  1"
 

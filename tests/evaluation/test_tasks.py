@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from arrcoc.evaluation import (
     BENCHMARKS,
@@ -14,10 +13,8 @@ from arrcoc.evaluation import (
     grouped_intervals,
     image_key,
     rows_task,
-    synthetic_task,
     tier_of,
 )
-from arrcoc.synthetic import DocumentStream
 
 
 TEN = [{"answer": answer, "answer_id": i + 1} for i, answer in enumerate(["two"] * 3 + ["2"] + ["three"] * 6)]
@@ -296,21 +293,6 @@ def test_rows_of_json_lines(tmp_path):
     assert strict.score(strict.rows[0], "12.3") == {"relaxed_accuracy": 1.0, "anls": 0.6, "exact_match": 0.0}
     assert strict.prompt(strict.rows[1]) == "Color? In digits."
     assert image_key(task.rows[0]) == image_key(task.rows[1]) == (tmp_path / "a.png",)
-
-
-def test_synthetic_documents():
-    stream = DocumentStream(first=3, split="heldout")
-    task = synthetic_task(stream, count=7)
-    assert len(task.rows) == 7
-    again = synthetic_task(DocumentStream(first=3, count=2, split="heldout"))
-    assert [row.question for row in again.rows][:7] == [row.question for row in task.rows][: len(again.rows)]
-    for row in task.rows:
-        assert isinstance(row.images[0], Image.Image)
-        assert task.groups(row)["domain"].startswith("synthetic_")
-        assert task.score(row, row.answers[0]) == {"exact_match": 1.0, "anls": 1.0}
-    assert 2 <= len({image_key(row) for row in task.rows}) < 7
-    with pytest.raises(ValueError, match="count"):
-        synthetic_task(stream)
 
 
 def test_subsets_are_drawn_evenly_and_keep_their_order(tmp_path):

@@ -137,17 +137,20 @@ def test_a_cut_moves_letters_with_its_picture(root, preset, left, top):
     assert (texts > reading.FIRST).sum() == Cut(shard, 1, left, top, 256).letters()
 
 
-def test_reading_on_asks_for_what_stands_to_the_right():
+def test_reading_on_asks_for_what_comes_next_line_by_line():
     words = [
         PrintedWord("Total", 10, 40, 50.0),
         PrintedWord("12.50", 90, 120, 51.0),
         PrintedWord("Date", 10, 30, 70.0),
         PrintedWord("Fee", 50, 60, 50.5),
+        PrintedWord("x" * 40, 40, 60, 70.5),
     ]
     turns = reading_turns(words, 9, np.random.default_rng(0))
     assert {(turn.question, turn.answer) for turn in turns} == {
-        ("Read on from Total", "Fee 12.50"),
-        ("Read on from Fee", "12.50"),
+        ("Read on from Total", "Fee 12.50 Date"),  # no longer than LONGEST_ANSWER
+        ("Read on from Fee", "12.50 Date"),
+        ("Read on from 12.50", "Date " + "x" * 40),
+        ("Read on from Date", "x" * 40),
     }
 
 

@@ -10,7 +10,8 @@ from transformers import TrainerCallback
 from arrcoc.training import PHASES, Gate, Phase, apply_phase, run_phases
 from arrcoc.training.arguments import ArrCocTrainingArguments
 from arrcoc.training.components import named_components
-from arrcoc.training.phases import GateError, Lora, load_trained, read_result
+from arrcoc.training.phases import Lora
+from arrcoc.training.runs import GateError, load_trained, read_result, run_phase
 from tests.training.conftest import QUIET, make_model, make_rows, make_trainer, moved, weights
 
 
@@ -236,6 +237,25 @@ def test_a_run_that_was_cut_off_goes_on(host, tmp_path):
     assert moved(resumed, weights(whole)) == set()
     start = json.loads((tmp_path / "cut" / "second" / "start.json").read_text())
     assert results[1].start == start
+
+
+def test_the_evaluation_before_a_phase_changes_nothing_in_it(tmp_path):
+    """Whether it was evaluated or read from its file, data and noise are the same; it must be of its beginning."""
+    found, phase = [], dataclasses.replace(SECOND, lora=Lora(r=2, dropout=0.5))
+    for again in (False, True):
+        model = apply_phase(make_model("qwen3_vl"), phase)
+        trainer = runner("qwen3_vl")(model, phase, tmp_path / f"run{again}")
+        if again:
+            (tmp_path / "runTrue").mkdir(exist_ok=True)
+            (tmp_path / "runTrue" / "start.json").write_text((tmp_path / "runFalse" / "start.json").read_text())
+        result = run_phase(trainer, phase, tmp_path / f"run{again}")
+        found.append((result, weights(model)))
+    assert found[0][0].start == found[1][0].start and found[0][0].start["eval_loss/answer"] > 0
+    assert moved(model, found[0][1]) == set()
+    (tmp_path / "runTrue" / "start.json").unlink()
+    trainer = runner("qwen3_vl")(apply_phase(make_model("qwen3_vl"), phase), phase, tmp_path / "runTrue")
+    with pytest.raises(GateError, match="the gate compares with .*start.json, which is missing"):
+        run_phase(trainer, phase, tmp_path / "runTrue")
 
 
 def test_weights_of_another_model_are_refused(tmp_path):

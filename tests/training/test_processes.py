@@ -17,9 +17,10 @@ import yaml
 from accelerate.state import PartialState
 from accelerate.utils import DistributedType
 
-from arrcoc.training import ArrCocTrainer, ArrCocTrainingArguments
+from arrcoc.training import ArrCocTrainer, ArrCocTrainingArguments, Gate, Phase
 from arrcoc.training.components import COMPONENTS, named_components
 from arrcoc.training.data import ArrCocCollator, Row, RowDataset
+from arrcoc.training.runs import run_phase
 from tests.training.conftest import make_arguments, make_model, make_rows, shared_processor
 
 
@@ -56,6 +57,9 @@ CASES: dict[str, dict[str, Any]] = {
         "arguments": {"activation_checkpointing": True},
     },
 }
+# A phase that is evaluated before and after it.
+GATED = Phase("gated", tuple(COMPONENTS[:-1]), len(BATCHES), gate=Gate("loss/answer", 2.0, relative=True))
+SHARES = ("eval_exact", "eval_evidence_coverage", "eval_tokens_per_image")
 SHARDED = ("images", "pixels", "mixed", "text", "accumulated")
 
 
@@ -74,6 +78,7 @@ def make_trainer(name: str, folder: Path, batch: int) -> ArrCocTrainer:
     arguments = make_arguments(
         folder,
         max_steps=case.get("steps", len(BATCHES)),
+        per_device_eval_batch_size=batch,
         loss_weights=case.get("losses", {"alignment": 0.5}),
         seed=0,
         adam_epsilon=1e-3,  # a gradient that is rounding errors alone moves nothing
@@ -88,6 +93,7 @@ def make_trainer(name: str, folder: Path, batch: int) -> ArrCocTrainer:
         arguments,
         data_collator=ArrCocCollator(shared_processor(HOST), token_budget=token_budget),
         train_dataset=RowDataset(rows),
+        eval_dataset=RowDataset(rows[:7]),  # in two processes, the eighth place repeats a row
         processing_class=shared_processor(HOST),
         train_batch_sampler=batches,
     )
@@ -97,7 +103,7 @@ def train(name: str, folder: Path, batch: int) -> dict[str, Any]:
     """Train a case on this process's share of the global batches; returns what was logged, and all weights."""
     torch.manual_seed(0)
     trainer = make_trainer(name, folder, batch)
-    trainer.train()
+    result = run_phase(trainer, GATED, folder)
     logged = [entry for entry in trainer.state.log_history if "loss" in entry]
     state = trainer.accelerator.get_state_dict(trainer.model)
     return {
@@ -106,6 +112,10 @@ def train(name: str, folder: Path, batch: int) -> dict[str, Any]:
         "losses": [{key: value for key, value in entry.items() if "loss" in key} for entry in logged],
         "norms": [{key: value for key, value in entry.items() if "norm" in key} for entry in logged],
         "weights": {key: value.cpu() for key, value in state.items()},
+        "evaluations": [
+            {key: value for key, value in metrics.items() if "loss" in key or key in SHARES}
+            for metrics in (result.start, result.metrics)
+        ],
     }
 
 
@@ -140,6 +150,9 @@ def check(found: dict[str, Any], expected: dict[str, Any], kind: str) -> None:
         assert len(found[part]) == len(expected[part]) > 0
         for one, two in zip(expected[part], found[part], strict=True):
             assert two == pytest.approx(one, rel=1e-4, abs=1e-6)
+    for one, two in zip(expected["evaluations"], found["evaluations"], strict=True):
+        assert {"eval_loss", "eval_loss/answer", "eval_exact"} <= one.keys()
+        assert two == pytest.approx(one, rel=1e-4, abs=1e-6)
     assert found["weights"].keys() == expected["weights"].keys()
     for name, value in expected["weights"].items():
         torch.testing.assert_close(found["weights"][name], value, rtol=0, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")

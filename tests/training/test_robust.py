@@ -40,6 +40,10 @@ def train_host(folder: Path) -> None:
         save_steps=SAVE_STEPS,
         save_total_limit=2,
         loss_weights={"alignment": 0.1},
+        spike_ratio=1.02,  # goes back now and then
+        snapshot_steps=3,
+        plateau_steps=3,
+        max_rollbacks=100,
     )
     trainer.train_dataset = RowDataset(make_rows("qwen3_vl", 7), BudgetAugmentation((4, 8, 12), (1, 1, 1)))
     trainer.train("auto")
@@ -83,6 +87,8 @@ def result(folder: Path, last: int) -> dict[str, object]:
         found |= {f"{group} {name}": value.numpy().tobytes() for name, value in values.items()}
     found["losses"] = {entry["step"]: entry["loss"] for entry in state["log_history"] if "loss" in entry}
     assert len(found["losses"]) == last and len(set(found["losses"].values())) > last // 2
+    found["rates"] = {entry["step"]: entry["lr/adapter"] for entry in state["log_history"] if "lr/adapter" in entry}
+    found["rollbacks"] = [entry["rollback_to_step"] for entry in state["log_history"] if "rollback" in entry]
     found["folder"] = sorted(path.name for path in folder.iterdir())
     return found
 
@@ -100,6 +106,7 @@ def drive(folder: Path, kills: int, seed: int) -> None:
     assert ended(forked(lambda: train_host(folder / "whole"))) == 0
     duration = time.monotonic() - start
     expected = result(folder / "whole", STEPS)
+    assert expected["rollbacks"]
 
     dice, done, unfinished, progress, runs = random.Random(seed), 0, 0, [], 0
     while True:

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import TrainerCallback
 
 
 pytest.importorskip("trl")
 
 import arrcoc.training  # noqa: E402
 from arrcoc.training.components import named_components  # noqa: E402
-from arrcoc.training.data import ArrCocCollator, trl_dataset  # noqa: E402
+from arrcoc.training.data import ArrCocCollator, BudgetAugmentation, RowDataset, trl_dataset  # noqa: E402
 from arrcoc.training.sft import ArrCocSFTConfig, ArrCocSFTTrainer  # noqa: E402
 from tests.training.conftest import (  # noqa: E402
     QUIET,
@@ -103,6 +104,41 @@ def test_training_needs_no_trl():
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             importing |= {path.name for name in names if name.split(".")[0] == "trl" or name == "sft"}
     assert importing == {"sft.py"}
+
+
+def test_budgets_are_drawn_anew_each_epoch(tmp_path):
+    """Rows are read as by the other trainer, not from TRL's table."""
+
+    class Watching(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            seen.append(trainer.last_forward.allocation.budgets.tolist())
+
+    seen: list[list[int]] = []
+    rows = make_rows("qwen3_vl", count=2)
+    dataset = RowDataset(rows, BudgetAugmentation((4, 0.5), (1, 1)))
+    trainer = ArrCocSFTTrainer(
+        make_model("qwen3_vl"),
+        ArrCocSFTConfig(str(tmp_path), **QUIET, **TWO_STEPS | {"max_steps": 6}),
+        data_collator=ArrCocCollator(shared_processor("qwen3_vl")),
+        train_dataset=dataset,
+        eval_dataset=RowDataset(rows),
+        processing_class=shared_processor("qwen3_vl"),
+        callbacks=[Watching()],
+        train_batch_sampler=[[0, 1]],
+    )
+    trainer.train()
+    native = (16, 20)
+
+    def drawn(epoch: int) -> list[int | float]:
+        assert dataset.budgets is not None
+        return dataset.budgets.draw(epoch, [0, 1])
+
+    expected = [
+        [budget if budget == 4 else cells // 2 for budget, cells in zip(drawn(epoch), native, strict=True)]
+        for epoch in range(6)
+    ]
+    assert seen == expected and len(set(map(tuple, expected))) > 1
+    assert trainer.evaluate()["eval_tokens_per_image"] == 6
 
 
 def test_text_alone_trains(host, tmp_path):

@@ -12,7 +12,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, TrainerCall
 import arrcoc
 from arrcoc.cli import train as command
 from arrcoc.training import PHASES
-from arrcoc.training.configuration import override_value, parse_run, read_run
+from arrcoc.training.configuration import STRATEGIES, override_value, parse_run, read_run
 from tests.helpers.tiny_models import tiny_stock_model
 from tests.helpers.tiny_processors import write_stock_processor_folder
 from tests.training.conftest import LEARNED, QUIET, make_rows
@@ -58,8 +58,14 @@ class TestReading:
             ({"phases": ["phase1", "phase1"]}, "names that differ"),
             ({"phases": []}, "at least one"),
             ({"trainer": "trl"}, "trainer is 'trl'"),
+            (
+                {"data": {"train": "x", "rebalance": True, "mixture": {"ocr": 1}}},
+                "needs data.mixture, and `validation`",
+            ),
+            ({"data": {"train": "x", "curriculum_rows": 5}}, "data.curriculum_rows is 5, which needs data.curriculum"),
             ({"quantization": "8bit"}, "quantization is '8bit'"),
-            ({"data": {"train": "x", "batching": "packed"}}, "data.batching is 'packed'"),
+            ({"data": {"train": "x", "batching": "even"}}, "data.batching is 'even'; allowed are 'plain', [^;]*$"),
+            ({"data": {"train": "x", "batching": "packed"}}, "not packed into one sequence.*'grouped' batches"),
         ],
         ids=str,
     )
@@ -79,6 +85,17 @@ class TestReading:
     def test_overrides_that_lead_nowhere(self, override, message):
         with pytest.raises(ValueError, match=message):
             override_value({**MINIMAL, "phases": ["phase1"]}, override)
+
+    @pytest.mark.parametrize("name", STRATEGIES)
+    def test_no_is_a_word_among_strategies(self, name, tmp_path):
+        """YAML reads `no` as false, from a file and from the command line."""
+        run = parse_run({**MINIMAL, "arguments": {name: False}})
+        path = tmp_path / "run.yaml"
+        path.write_text(yaml.safe_dump(MINIMAL))
+        for found in (run, read_run(path, [f"arguments.{name}=no", "arguments.bf16=no", "quantization=no"])):
+            assert found.arguments[name] == "no"
+            assert getattr(command.ArrCocTrainingArguments("out", **found.arguments), name) == "no"
+        assert (found.arguments["bf16"], found.quantization) == (False, None)
 
     @pytest.mark.parametrize(("text", "value"), [("1e-4", 1e-4), ("[64, 0.5]", [64, 0.5]), ("even", "even"), ("7", 7)])
     def test_values(self, text, value):
@@ -252,18 +269,20 @@ def test_budgets_of_rows(row_budgets, tokens, files, tmp_path):
 def test_mixtures_and_grouped_batches(files, tmp_path):
     files["phases"] = [{"name": "phase1", "steps": 2, "gate": None}]
     files["data"] |= {"batching": "grouped", "max_tokens": 200, "mixture": {"": 1.0}, "curriculum": True}
-    command.train(write(tmp_path, files), [])
+    changes = ["data.curriculum_rows=3", "data.rebalance=true", "monitors={validation: {every: 1}}"]
+    command.train(write(tmp_path, files), changes)
     assert (tmp_path / "run" / "adapter").exists()
+    assert (tmp_path / "run" / "phase1" / "difficulty-0.npy").exists()
 
 
 def test_trl_as_the_trainer(files, tmp_path):
     pytest.importorskip("trl")
-    with pytest.raises(ValueError, match="found the budgets \\[4, 0.5\\]; TRL's tables hold values of one kind"):
-        command.train(write(tmp_path, files), ["trainer=sft"])
-    files["phases"][1] |= {"gate": None, "budgets": [4, 6]}
-    command.train(
-        write(tmp_path, files), ["trainer=sft", "arguments.bf16=false", "arguments.gradient_checkpointing=false"]
-    )
+    files["phases"][1] |= {"gate": None}
+    files["data"] |= {"batching": "grouped", "max_tokens": 200}
+    changes = ["trainer=sft", "arguments.bf16=false", "arguments.gradient_checkpointing=false"]
+    with pytest.raises(ValueError, match="`packing`, `eval_packing` and `padding_free` must be off: samples are not"):
+        command.train(write(tmp_path, files), [*changes, "arguments.packing=true"])
+    command.train(write(tmp_path, files), changes)
     assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").exists()
 
 

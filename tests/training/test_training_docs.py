@@ -3,10 +3,12 @@
 import json
 import os
 import re
+import runpy
 import shlex
 from pathlib import Path
 
 import pytest
+from accelerate.commands.launch import launch_command_parser
 
 import arrcoc_cli
 from arrcoc.training import PHASES
@@ -59,6 +61,26 @@ def test_files_and_changes_can_be_read(arguments):
 def test_options_exist(command):
     options = arrcoc_cli.build_parser().parse_args(command[1:])
     assert options.command == command[1]
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c[0] == "accelerate"], ids=" ".join)
+def test_launches_can_be_parsed(command):
+    """By the launcher; what it starts is a command of this package."""
+    options = launch_command_parser().parse_args(command[2:])
+    assert options.module and options.training_script == "arrcoc_cli"
+    started = arrcoc_cli.build_parser().parse_args(options.training_script_args)
+    assert started.command == "train"
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c[0] == "python"], ids=" ".join)
+def test_options_of_scripts_exist(command, monkeypatch, capsys):
+    """A script refuses an option that it does not have before it does anything else; its help names all it has."""
+    monkeypatch.setattr("sys.argv", [command[1], "--help"])
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(ROOT / command[1]), run_name="__main__")
+    shown = capsys.readouterr().out
+    assert all(option in shown for option in command[2:] if option.startswith("--"))
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c[0] in ("python", "sh", "accelerate")], ids=" ".join)
@@ -122,7 +144,7 @@ def test_training_loading_and_trl(place, capsys):
         "arguments.bf16=false",
         "arguments.report_to=none",
         "arguments.use_cpu=true",
-        "arguments.eval_strategy='no'",
+        "arguments.eval_strategy=no",
         "arguments.dataloader_num_workers=0",
         "dtype=float32",
         "monitors={non_finite: stop}",

@@ -5,11 +5,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import TrainerCallback, TrainerControl, TrainerState
+from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl, TrainerState
 
 from arrcoc.training import request_rollback
 from arrcoc.training.components import named_components
-from arrcoc.training.updates import PlateauRule, RollBack, SpikeRule
+from arrcoc.training.updates import PlateauRule, RollBack, SpikeRule, remember
 from tests.training.conftest import losses, make_model, make_trainer, moved, weights
 
 
@@ -135,6 +135,71 @@ def test_a_rule_goes_on_where_a_checkpoint_left_it():
         for name, value in state["attributes"].items():
             setattr(again, name, value)
         assert {**vars(again), "trainer": None} == {**vars(rule), "trainer": None}
+
+
+def test_states_are_given_back_to_rules_of_the_same_class_in_order():
+    plateau, first, second = PlateauRule(7), SpikeRule(2.0, 10), SpikeRule(3.0, 5)
+    old = [SpikeRule(9.0, 1).state(), SpikeRule(9.0, 1).state()]
+    new = [{"attributes": {"losses": [float(number)]}} for number in (1, 2)]
+    remember(
+        [plateau, first, TrainerCallback(), second],
+        {"SpikeRule": old + new, "PlateauRule": {"args": {"patience": 99}, "attributes": {"best": 1.5, "since": 4}}},
+    )
+    assert (first.losses, second.losses, first.ratio, second.ratio) == ([1.0], [2.0], 2.0, 3.0)
+    assert (plateau.patience, plateau.best, plateau.since) == (7, 1.5, 4)
+
+
+def test_resuming_amid_a_plateau_and_a_spike_is_exact(tmp_path):
+    """A run is cut off where its weights have blown up, but no loss has shown it yet: what it goes back to, and when
+    rates fall, is as without the interruption."""
+
+    class Explosion(TrainerCallback):
+        def on_step_end(self, args, state, control, model, **kwargs):
+            if state.global_step == 6:
+                with torch.no_grad():
+                    model.lm_head.weight.mul_(20)
+
+    options = {
+        "spike_ratio": 1.5,
+        "snapshot_steps": 2,
+        "plateau_steps": 3,
+        "learning_rate": 1e-6,
+        "lr_scheduler_type": "constant",
+        "save_strategy": "steps",
+        "save_steps": 6,
+    }
+    found = {}
+    for name, steps in (("whole", 9), ("cut", 6), ("cut", 9)):
+        model = make_model("qwen3_vl")
+        trainer = make_trainer(model, "qwen3_vl", tmp_path / name, callbacks=[Explosion()], max_steps=steps, **options)
+        trainer.train(resume_from_checkpoint="auto")
+        found[name] = losses(trainer), losses(trainer, "lr/allocator"), weights(model)
+        back = [entry["rollback_to_step"] for entry in trainer.state.log_history if "rollback" in entry]
+    assert back == [4] and trainer.rollback.count == 1
+    assert found["cut"][:2] == found["whole"][:2]
+    assert len(set(found["whole"][1])) > 2  # lowered by the spike, and by a plateau that began before the interruption
+    assert moved(model, found["whole"][2]) == set()
+
+
+def test_patience_of_early_stopping_goes_on(tmp_path):
+    """Evaluations without progress before an interruption count."""
+    options = {
+        "learning_rate": 0.0,
+        "eval_strategy": "steps",
+        "eval_steps": 1,
+        "save_strategy": "steps",
+        "save_steps": 1,
+        "metric_for_best_model": "loss",
+        "greater_is_better": False,
+        "lr_scheduler_type": "constant",
+    }
+    for steps, last in ((2, 2), (6, 3)):
+        stopping = EarlyStoppingCallback(early_stopping_patience=2)
+        trainer = make_trainer(
+            make_model("qwen3_vl"), "qwen3_vl", tmp_path, callbacks=[stopping], max_steps=steps, **options
+        )
+        trainer.train(resume_from_checkpoint="auto")
+        assert trainer.state.global_step == last
 
 
 def test_components_learn_in_turn(tmp_path):

@@ -37,11 +37,12 @@ def rescored(
 ) -> NDArray[np.float64]:
     """Move scores towards what the model finds hard now.
 
-    Losses and scores live on different scales, so a loss counts by its place among the losses given: the new score of
-    the sample at quantile q of the losses is drawn towards quantile q of the scores.
+    Losses and scores live on different scales, so a loss counts by its place among the losses given: the sample at
+    quantile q of the losses is drawn towards the difficulty at quantile q of `DIFFICULTY_SHARES`, where the lowest
+    fifth, for one, reaches from -0.5 to 0.5 around "easy".
 
     Args:
-        scores (`NDArray`): `(samples,)` difficulty of each sample.
+        scores (`NDArray`): `(samples,)` difficulty of each sample, on the scale of `difficulty_scores`.
         indices: `(measured,)` samples whose loss is known; the last entry counts for a sample with several.
         losses: `(measured,)` their losses.
         momentum (`float`): share of the old score that stays.
@@ -62,7 +63,9 @@ def rescored(
     ordered = np.sort(values)
     ranks = np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right")  # (measured,) doubled
     new = scores.copy()
-    new[places] = momentum * scores[places] + (1 - momentum) * np.quantile(scores, ranks / (2 * len(values)))
+    edges = np.cumsum((0.0, *DIFFICULTY_SHARES))
+    drawn = np.interp(ranks / (2 * len(values)), edges, np.arange(len(edges)) - 0.5)
+    new[places] = momentum * scores[places] + (1 - momentum) * drawn
     return new
 
 

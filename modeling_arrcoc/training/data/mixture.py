@@ -131,13 +131,25 @@ class WeightedOrder:
         epochs: float = 1,
         seed: int = 0,
     ):
-        if not keys:
-            raise ValueError("there are no samples to mix")
         self.weights = weights
         self.size = len(keys) if size is None else size
         self.epochs = epochs
         self.seed = seed
         self.groups: dict[Hashable, list[int]] = {}
+        self.regroup(keys)
+
+    def regroup(self, keys: Sequence[Hashable]) -> None:
+        """Sort the samples into groups; epochs that are asked for from now on follow these.
+
+        Args:
+            keys (`Sequence`): group of each sample.
+
+        Raises:
+            ValueError: as at the beginning.
+        """
+        if not keys:
+            raise ValueError("there are no samples to mix")
+        self.groups = {}
         for index, key in enumerate(keys):
             self.groups.setdefault(key, []).append(index)
         self.probabilities(0.0)

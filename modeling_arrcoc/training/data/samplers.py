@@ -14,6 +14,11 @@ from .mixture import Order, ShuffledOrder
 Batches = list[list[int]]
 
 BATCHINGS = ("plain", "grouped", "paired")
+# Why rows are not put behind one another in one sequence.
+NO_PACKING = (
+    "samples are not packed into one sequence, where each would attend to those before it; "
+    "'grouped' batches hold samples of nearly the same length, next to no padding, and as many as fit into max_tokens"
+)
 _WINDOW = 4096  # samples that are sorted by length together
 
 

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import Any, overload
+from typing import overload
 
 from torch.utils.data import IterableDataset
 
-from ...synthetic import Document, DocumentStream, generate
+from ...synthetic import Document, DocumentStream
 from ...synthetic.dataset import rows as document_rows
 from ...synthetic.torch_dataset import SyntheticDataset
 from .rows import Row, row_from_dict
@@ -77,10 +77,4 @@ class SyntheticRowStream(IterableDataset[Row]):
 
 @lru_cache(maxsize=4)
 def _document_rows(stream: DocumentStream, number: int) -> list[Row]:
-    options: dict[str, Any] = {
-        "kinds": stream.kinds,
-        "size": stream.size,
-        "split": stream.split,
-        "faces": stream.faces,
-    }
-    return synthetic_rows(generate(stream.first + number * stream.stride, **options))
+    return synthetic_rows(stream.document(stream.first + number * stream.stride))

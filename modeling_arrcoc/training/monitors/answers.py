@@ -9,6 +9,7 @@ from torch import Tensor
 
 from arrcoc.processing import TIERS, snap_to_tier
 
+from ..losses import rows_of_images
 from .probes import ProbeMonitor
 
 
@@ -143,15 +144,15 @@ class ValidationMonitor(ProbeMonitor):
 
 def row_tiers(inputs: Mapping[str, Any], allocation: Any, config: Any) -> list[str]:
     """Nearest tier to the mean tokens of the images of each row; `"none"` for a row without images."""
-    placeholders = (inputs["input_ids"] == config.image_token_id).sum(1).cumsum(0)  # at the end of each row
+    rows = len(inputs["input_ids"])
     if inputs.get("image_grid_thw") is None:
-        return ["none"] * len(placeholders)
+        return ["none"] * rows
     native = inputs["image_grid_thw"].prod(1) // config.vision_config.spatial_merge_size**2
     used = native if allocation is None else allocation.budgets
     written = used if allocation is None or allocation.placeholders is None else allocation.placeholders
-    row = torch.searchsorted(placeholders, written.to(placeholders).cumsum(0))  # (images,)
+    row = rows_of_images(inputs["input_ids"] == config.image_token_id, written)  # (images,)
     found = []
-    for number in range(len(placeholders)):
+    for number in range(rows):
         tokens = used[row.to(used.device) == number].float()
         found.append(str(snap_to_tier(round(float(tokens.mean())), TIERS)) if len(tokens) else "none")
     return found

@@ -1,12 +1,21 @@
 """What an alarm does, what is logged, and monitors from a configuration file."""
 
 import logging
+from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import EarlyStoppingCallback
+from transformers import EarlyStoppingCallback, TrainerControl, TrainerState
 
-from arrcoc.training.monitors import MONITORS, GradientNormMonitor, Monitor, VisionMonitor, make_monitors
+from arrcoc.training.monitors import (
+    ACTIONS,
+    MONITORS,
+    GradientNormMonitor,
+    Monitor,
+    VisionMonitor,
+    base,
+    make_monitors,
+)
 from tests.training.monitors.conftest import logged, perturbed
 
 
@@ -55,6 +64,21 @@ def test_rollback(make_trainer):
     assert trainer.state.global_step == 6
     assert logged(trainer, "rollback") == ["scripted: it is broken"] * 2
     assert (trainer.model.lm_head.weight - before).abs().max() < 0.01 < (monitor.broken - before).abs().max()
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+@pytest.mark.parametrize("name", [name for name, kind in MONITORS.items() if issubclass(kind, Monitor)])
+def test_every_monitor_can_warn_stop_and_roll_back(name, action, monkeypatch):
+    """What raises the alarm of each is in its own tests; here, what the alarm then does."""
+    asked: list[str] = []
+    monkeypatch.setattr(base, "request_rollback", lambda trainer, reason: asked.append(reason))
+    options = {"host_ability": {"samples": []}, "divergence": {"statistics": "folder"}}.get(name, {})
+    (monitor,) = make_monitors({name: {"action": action, **options}})
+    monitor.attach(SimpleNamespace(state=TrainerState(), control=TrainerControl(), log=lambda values: None))
+    assert monitor.judge("it is broken")
+    assert [(alarm.monitor, alarm.action) for alarm in monitor.alarms] == [(name, action)]
+    assert monitor.trainer.control.should_training_stop == (action == "stop")
+    assert asked == ([f"{name}: it is broken"] if action == "rollback" else [])
 
 
 def test_every(make_trainer):
