@@ -131,7 +131,7 @@ def add_ask(commands: Any) -> None:
         help="ask a question about an image under a token budget",
         description="Answer a question about an image with a wrapped or stock checkpoint, and say what it took.",
     )
-    parser.add_argument("--model", metavar="DIR", help="checkpoint folder, or its name on the Hub (the bundled one)")
+    parser.add_argument("--model", required=True, metavar="DIR", help="checkpoint folder, or its name on the Hub")
     parser.add_argument("--image", required=True, type=Path, metavar="FILE", help="the image")
     parser.add_argument("--question", required=True, metavar="TEXT", help="the question")
     parser.add_argument("--token-budget", type=token_budget, metavar="K", help=f"{BUDGET_HELP} (the checkpoint's own)")
@@ -141,17 +141,6 @@ def add_ask(commands: Any) -> None:
     parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps (an accelerator if there is one)")
     parser.add_argument("--show", type=new_picture, metavar="PNG", help="draw where the tokens went")
     parser.add_argument("--json", dest="as_json", action="store_true", help="print one JSON object")
-
-
-def add_demo(commands: Any) -> None:
-    parser = commands.add_parser(
-        "demo",
-        help="let the bundled model answer about the bundled form at several budgets",
-        description="Ask three questions about a form at 100, 25 and 10 % of its visual tokens, and write pictures of "
-        "where the model looked.",
-    )
-    parser.add_argument("--out", type=Path, default=Path("demo_out"), metavar="DIR", help="for pictures (demo_out)")
-    parser.add_argument("--model", metavar="DIR", help="checkpoint folder, or its name on the Hub (the bundled one)")
 
 
 def add_wrap(commands: Any) -> None:
@@ -378,7 +367,6 @@ def build_parser() -> argparse.ArgumentParser:
     for add in (
         add_inspect,
         add_ask,
-        add_demo,
         add_wrap,
         add_synth,
         add_preflight,

@@ -41,6 +41,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from arrcoc import ArrCocQwen3VLForConditionalGeneration
+from arrcoc.training.losses import alignment_loss
 
 
 TRAINED = ("lora", "full")
@@ -75,7 +76,8 @@ class Trainer:
         self.device, self.dtype, self.images = options.device, getattr(torch, options.dtype), options.images
         self.models: dict[str, ArrCocQwen3VLForConditionalGeneration] = {}
         for stage in stages:
-            model = build_model(options.like, self.device, self.dtype, BLOCKS[stage], options.depth).train()
+            block = BLOCKS[stage] | {"relaxation": options.relaxation}
+            model = build_model(options.like, self.device, self.dtype, block, options.depth).train()
             if self.models:  # one host
                 first = next(iter(self.models.values()))
                 model.model.visual, model.model.language_model = first.model.visual, first.model.language_model
@@ -90,6 +92,16 @@ class Trainer:
         parameters = {parameter for model in self.models.values() for parameter in model.parameters()}
         self.optimizer = torch.optim.AdamW([p for p in parameters if p.requires_grad], lr=1e-5)
 
+    @staticmethod
+    def loss(model: ArrCocQwen3VLForConditionalGeneration, inputs: dict[str, Tensor], labels: Tensor) -> Tensor:
+        """Loss of the answer, and of evidence where relevance is learned from that alone."""
+        outputs = model(**inputs, labels=labels)
+        if outputs.allocation is None or model.config.arrcoc_config.relaxation != "none":
+            return outputs.loss
+        query, counts = outputs.allocation.maps["query"], outputs.allocation.cells_per_image
+        evidence = (torch.arange(len(query), device=query.device) < len(query) // 10).float()
+        return outputs.loss + alignment_loss("bce", query, evidence, counts).mean()
+
     def step(self, stage: str | None, inputs: dict[str, Tensor]) -> dict[str, float]:
         """One step over `images` images, one after another; seconds of its parts.
 
@@ -100,7 +112,7 @@ class Trainer:
         forward, backward, start = 0.0, 0.0, seconds(self.device)
         for _ in range(self.images):
             times = [seconds(self.device)]
-            loss = model(**inputs, labels=labels).loss / self.images
+            loss = self.loss(model, inputs, labels) / self.images
             times.append(seconds(self.device))
             loss.backward()
             times.append(seconds(self.device))
@@ -198,6 +210,12 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1, help="images of a step; their gradients are accumulated")
     parser.add_argument("--shares", type=float, nargs="+", default=(0.5, 0.25, 0.1))
     parser.add_argument("--trained", nargs="+", choices=TRAINED, default=TRAINED)
+    parser.add_argument(
+        "--relaxation",
+        choices=("straight_through", "none"),
+        default="straight_through",
+        help="how relevance learns: from the answer, or (none) from evidence alone",
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"))
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())

@@ -1,8 +1,7 @@
-"""Draw the bundled pages: an invoice with a letterhead, a table, a photograph, a stamp and much blank paper, and a
-small form in large print.
+"""Draw the document of the demo: an invoice with a letterhead, a table, a photograph, a stamp and much blank paper.
 
-    python examples/draw_demo_document.py              # writes both into modeling_arrcoc/assets
-    python examples/draw_demo_document.py --out DIR    # writes both into DIR
+    python examples/draw_demo_document.py            # writes modeling_arrcoc/assets/demo_document.png
+    python examples/draw_demo_document.py --out F    # writes F
 
 Every company, person and number in it is invented. Needs Pillow 11.2 or newer (strokes thinner than a pixel).
 """
@@ -15,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 
 
-ASSETS = Path(__file__).parent.parent / "modeling_arrcoc" / "assets"
+ASSET = Path(__file__).parent.parent / "modeling_arrcoc" / "assets" / "demo_document.png"
 WIDTH, HEIGHT = 1024, 1344
 MARGIN = 88
 INK, GRAY, TEAL, RED = (34, 36, 40), (120, 124, 130), (22, 96, 108), (176, 42, 48)
@@ -28,18 +27,6 @@ ITEMS = [
     ("CL-007", "Alignment and cleaning", 1, 95.00),
 ]
 TAX_RATE = 0.19
-
-FORM_SIDE = 512
-ENTRIES = [
-    ("Full Name", "Clara Whitfield"),
-    ("Check-in Date", "17-OCT-2024"),
-    ("Membership No", "48-2096K"),
-    ("Serial Number", "7315508"),
-    ("Nights", "12"),
-    ("Room Rate", "84.50"),
-    ("Total Fee", "1,014.00"),
-    ("Phone", "555-0146"),
-]
 
 
 def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
@@ -187,34 +174,12 @@ def draw_document() -> Image.Image:
     return page
 
 
-def draw_form() -> Image.Image:
-    """Draw the form.
-
-    Returns:
-        `PIL.Image.Image` (RGB) of 512 by 512 pixels.
-    """
-    page = Image.new("RGB", (FORM_SIDE, FORM_SIDE), (250, 250, 248))
-    paint = ImageDraw.Draw(page)
-    title = "Guest Registration"
-    paint.text(((FORM_SIDE - font(28).getlength(title)) / 2, 34), title, fill=INK, font=font(28), stroke_width=0.6)
-    for row, (key, value) in enumerate(ENTRIES):
-        top = 104 + 44 * row
-        paint.text((36, top), f"{key}:", fill=INK, font=font(19))
-        paint.text((222, top), value, fill=INK, font=font(19))
-        paint.line((214, top + 27, FORM_SIDE - 36, top + 27), fill=GRAY)
-    return page
-
-
-PAGES = {"demo_document.png": draw_document, "demo_form.png": draw_form}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=ASSETS, help="folder to write to")
+    parser.add_argument("--out", type=Path, default=ASSET, help="where to write the PNG")
     out = parser.parse_args().out
-    for name, draw in PAGES.items():
-        draw().save(out / name, optimize=True)
-        print(f"{out / name}: {(out / name).stat().st_size / 1000:.0f} kB")
+    draw_document().save(out, optimize=True)
+    print(f"{out}: {out.stat().st_size / 1000:.0f} kB")
 
 
 if __name__ == "__main__":

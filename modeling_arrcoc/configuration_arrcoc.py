@@ -92,7 +92,8 @@ class ArrCocConfig(PreTrainedConfig):
             the leaves that inference chooses, with the gradient of fading into coarser levels; splits that were
             refused count as much as those that were hardly chosen. `"gumbel"`: noise on worth, so that training tries
             what it would not choose. `"soft"`: in training every cell is a mixture of its levels, which in stage
-            `"pixels"` costs what the native picture does.
+            `"pixels"` costs what the native picture does. `"none"`: not at all; relevance learns from evidence or a
+            teacher alone, and a step need not go back through a frozen tower.
         relaxation_temperature (`float`, *optional*, defaults to 0.5):
             Width of the mixture, and scale of the noise, in the logarithm of a node's worth.
         relaxation_fade (`float`, *optional*):
@@ -180,7 +181,7 @@ class ArrCocConfig(PreTrainedConfig):
         _choose("relevance", self.relevance, RELEVANCES)
         _choose("budget", self.budget, BUDGETS)
         _choose("semantic_depth", self.semantic_depth, SEMANTIC_DEPTHS)
-        _choose("relaxation", self.relaxation, RELAXATIONS)
+        _choose("relaxation", self.relaxation, (*RELAXATIONS, "none"))
         _choose("compressor", self.compressor, COMPRESSORS)
         _choose("adapter", self.adapter, ADAPTERS)
         _at_least("adapter_blocks", self.adapter_blocks, 1)

@@ -12,7 +12,6 @@ from PIL import Image
 from tqdm import tqdm
 
 from arrcoc.outputs import Allocation
-from arrcoc.pretrained import reference_folder
 from arrcoc.processing import ArrCocProcessor
 from arrcoc.processing.images import load_image
 
@@ -22,9 +21,9 @@ from .viewer import draw_report
 
 
 def ask(
+    model: str,
     image: Path,
     question: str,
-    model: str | None = None,
     token_budget: int | float | str | None = None,
     max_new_tokens: int = 128,
     device: str | None = None,
@@ -34,10 +33,9 @@ def ask(
     """Print the answer to a question about an image, the visual tokens spent and the time.
 
     Args:
+        model (`str`): checkpoint folder, wrapped or stock, or its name on the Hub.
         image (`Path`): the image.
         question (`str`): the question.
-        model (`str`, *optional*): checkpoint folder, wrapped or stock, or its name on the Hub; the bundled one by
-            default.
         token_budget (*optional*): visual tokens; defaults to the checkpoint's own budget, and to native without one.
         max_new_tokens (`int`): longest answer.
         device (`str`, *optional*): defaults to an accelerator if there is one.
@@ -49,7 +47,7 @@ def ask(
     """
     picture = load_image(image)
     place = _device(device)
-    folder = reference_folder() if model is None else checkpoint_folder(model)
+    folder = checkpoint_folder(model)
     network = load_model(folder).to(place).eval()
     processor = load_processor(folder)
     if token_budget is None and processor.token_budget is None:

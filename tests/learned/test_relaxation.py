@@ -445,3 +445,22 @@ def test_other_policies_and_evaluation_are_not_relaxed():
         config = {**LEARNED["scout"], "policy": policy, "relaxation": "soft"}
         model = perturb(tiny_arrcoc_model("qwen3_vl", arrcoc_config=config))
         assert torch.equal(model.train()(**inputs).logits, model.eval()(**inputs).logits)
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_without_relaxation_evidence_alone_teaches(host):
+    """The answer says nothing to relevance, and a frozen tower is not gone back through."""
+    config = {**LEARNED["scout"], "relaxation": "none"}
+    model = perturb(tiny_arrcoc_model(host, arrcoc_config=config)).train()
+    model.model.visual.requires_grad_(False)
+    inputs = random_inputs(host, ROWS, MODEL_BUDGETS)
+    hidden = []
+    model.model.visual.register_forward_hook(lambda module, given, output: hidden.append(output.last_hidden_state))
+    outputs = model(**inputs, labels=inputs["input_ids"])
+    assert not any(states.requires_grad for states in hidden)
+    outputs.loss.backward(retain_graph=True)
+    scorers = [*model.model.arrcoc.scout.parameters(), *model.model.arrcoc.relevance.parameters()]
+    assert all(parameter.grad is None for parameter in scorers)
+    outputs.allocation.maps["query"].square().sum().backward()
+    assert all(parameter.grad.abs().max() > 0 for parameter in model.model.arrcoc.scout.parameters())
+    assert torch.equal(outputs.allocation.boxes, model.eval()(**inputs).allocation.boxes)
