@@ -39,6 +39,7 @@ def preset():
         validation=Drawing("validation", 256, kinds, 1, 4, plain=True),
         large_validation=Drawing("validation", 512, kinds, 1, 2, plain=True),
         reading=2,
+        listening=2,
         answering=4,
         looking=2,
         budgets=2,
@@ -208,11 +209,11 @@ def test_training_resumes_exactly_and_ends_in_a_checkpoint(root, preset, tmp_pat
 
 def test_stages_learn_what_they_are_shown(root, preset, tmp_path):
     """On six documents over and over, losses of reading and answering fall."""
-    longer = replace(preset, reading=24, answering=24, rate=6e-3)
-    reference, _ = train(longer, root, tmp_path, stages=slice(2))
+    longer = replace(preset, reading=24, listening=24, answering=24, rate=6e-3)
+    reference, _ = train(longer, root, tmp_path, stages=slice(3))
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    for stage, name in (("reading", "spotting"), ("answering", "answer")):
-        values = [line[name] for line in lines if line["stage"] == stage and name in line]
+    for stages, name in ((("reading",), "spotting"), (("listening", "answering"), "answer")):
+        values = [line[name] for line in lines if line["stage"] in stages and name in line]
         assert np.mean(values[-5:]) < 0.8 * np.mean(values[:3]), name
     found = Exam(Writer(reference.tokenizer), places(shards(preset.validation, root)), (256, 128))(
         reference.eval().model
