@@ -4,11 +4,12 @@
     python examples/train_reference.py --preset cpu --out runs/cpu      # two cores, six hours
     python examples/train_reference.py --preset gpu --out runs/gpu --minutes 9  # one large GPU, three times
 
-The tower learns to read (every visual token says which characters stand in its cell), then tower and language model
-learn to answer at several resolutions, then the ARR-COC block learns from evidence where to look, and the whole model
-to answer at budgets of 5 to 100 % of its tokens. The same command resumes where it was stopped, at any time. `--out`
-gets `state.pt`, `log.jsonl`, and in the end `checkpoint`, for `from_pretrained`, and `results.json`: exact answers on
-documents whose words, typefaces and layouts were nowhere in the training.
+The tower learns to read (every visual token says which characters stand in its cell), the language model to find and
+copy words in small squares, then both to answer about clear pages at several resolutions. Then the ARR-COC block
+learns from evidence where to look, and the whole model to answer at budgets of 5 to 100 % of its tokens. The same
+command resumes where it was stopped, at any time. `--out` gets `state.pt`, `log.jsonl`, and in the end `checkpoint`,
+for `from_pretrained`, and `results.json`: exact answers on documents whose words, typefaces and layouts were nowhere
+in the training.
 """
 
 import argparse
