@@ -67,9 +67,8 @@ class Preset:
 
 _FORMS = ("form", "receipt")
 _PAGES = ("form", "receipt", "invoice", "table")
-_PRINT = (Drawing("train", 256, None, 80, 512), Drawing("train", 512, None, 32, 256))
 _DOCUMENTS = {
-    "print": _PRINT,
+    "print": (Drawing("train", 256, None, 80, 512), Drawing("train", 512, None, 32, 256)),
     "small": Drawing("train", 256, _PAGES, 40, 512, clear=True),
     "large": Drawing("train", 512, _PAGES, 24, 256, clear=True),
     "validation": Drawing("validation", 256, _PAGES, 1, 512, clear=True),
@@ -216,9 +215,7 @@ class Plan:
             name="listening",
             steps=preset.listening,
             rates={"model": preset.rate * 0.7, "model.model.visual": 0.0, "model.model.arrcoc": 0.0},
-            batch=Chats(
-                self.writer, lambda step: [squares], turns=1
-            ),  # a second answer might be copied from the first
+            batch=Chats(self.writer, lambda step: [squares], turns=1),  # a second answer is copied from the first
             loss=partial(answering_step, reference.model, reference.reader, 0.0),
             validate=partial(Exam(self.writer, held, (preset.small.size,)), reference.model),
         )

@@ -103,15 +103,16 @@ class Chats:
         while len(pages) < part.size:
             place = part.places[dice.integers(len(part.places))]
             if part.cut:
-                cuts = [random_cut(*place, side, dice) for _ in range(4)]
-                square = max(cuts, key=Cut.letters)
+                square = max((random_cut(*place, side, dice) for _ in range(4)), key=Cut.letters)
                 turns = reading_turns(words_inside(square), self.turns, dice, longest=99)
+                picture, texts, _ = square.draw(side)
             else:
                 turns = self.choose(place, dice)
+                picture, texts = page(place, side), self.texts(place, side)
             if turns:
-                pages.append(square.draw(side)[0] if part.cut else page(place, side))
+                pages.append(picture)
                 chats.append(turns)
-                cells.append(square.draw(side)[1] if part.cut else self.texts(place, side))
+                cells.append(texts)
         values, grids = patches(pages)
         inputs = self.writer.batch(chats, [(side // CELL) ** 2] * len(pages))
         return {**inputs, "values": values, "grids": grids, "cells": torch.from_numpy(np.concatenate(cells))}
