@@ -40,8 +40,8 @@ def evaluate(
     """Answer the questions of some tasks under all policies and budgets, and print a table.
 
     A run that was cut off is continued by the same command. Started several times by `accelerate launch -m arrcoc_cli
-    eval ...` or `torchrun --nproc_per_node 2 -m arrcoc_cli eval ...` (on a CPU the latter), the processes share the
-    work.
+    eval ...` or `torchrun --nproc_per_node 2 -m arrcoc_cli eval ...` (on a CPU the latter, with `--questions` in place
+    of `--n`), the processes share the work.
 
     Args:
         data (`Sequence[str]`): tasks, see `read_task`.

@@ -107,6 +107,8 @@ def markdown_page(summary: Mapping[str, Any], pictures: Mapping[str, Mapping[str
         lines += ["", f"## {name}", "", "| " + " | ".join(head) + " |", "|---" + "|---:" * (len(head) - 1) + "|"]
         lines += ["| " + " | ".join(row) + " |" for row in rows]
         lines += ["", _notes(task)]
+        if documents := settings["tasks"][name].get("documents"):
+            lines += ["", f"Documents of `--data synthetic:{documents}`, of the held-out split if none is named."]
         lines += _markdown_groups(task)
         lines += [f"\n![{kind}]({path})" for kind, path in pictures[name].items()]
     return "\n".join(lines).rstrip() + "\n"

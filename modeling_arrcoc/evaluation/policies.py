@@ -20,7 +20,7 @@ from arrcoc.training.data.prompts import prompt_text
 from arrcoc.training.data.rows import Row
 
 from .coverage import Coverage, evidence_coverage, resized_coverage
-from .peers import PEERS, PeerBatch, resized_inputs, running_peer
+from .peers import PEERS, EncodedCells, PeerBatch, encode_cells, resized_inputs, running_peer
 from .records import read_json
 from .tasks import Task
 
@@ -84,7 +84,8 @@ class Answer:
         complete (`bool`): whether it ended by itself.
         tokens (`float`): visual tokens that the language model saw, a mean over its layers, of all of its images.
         native (`int`): as many as there are at native budget.
-        milliseconds (`float`): from prepared inputs to the end of the answer, a batch's time shared by its items.
+        milliseconds (`float`): from prepared inputs to the end of the answer, a batch's time shared by its items. What
+            methods share is done once and counted for each.
         coverage ([`Coverage`], *optional*): of its evidence, if it has any and the method places its tokens.
         leaves (`list`): of each image rows, columns, and the boxes of its leaves one after another; empty if unknown.
     """
@@ -115,6 +116,18 @@ class _Prepared:
     native: list[int]
     owner: list[int]
     questions: list[str]
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """What methods that begin with all cells have in common: the cells of a batch, and the seconds that they took."""
+
+    cells: EncodedCells
+    seconds: float
+
+
+def _begins_with_all_cells(condition: Condition) -> bool:
+    return condition.policy in PEERS and PEERS[condition.policy].stage != "image"
 
 
 def shorten_prompts(
@@ -178,8 +191,9 @@ class ModelPolicies:
         if blind := next((row for row in rows if not row.images), None):
             raise ValueError(f"row {blind.id!r} has no image")
         batch = self._prepare(task, [row.decoded() for row in rows])
+        shared = self._encode(batch) if any(_begins_with_all_cells(condition) for condition in wanted) else None
         for condition in wanted:
-            yield condition, self._answer(batch, condition)
+            yield condition, self._answer(batch, condition, shared if _begins_with_all_cells(condition) else None)
 
     def _prepare(self, task: Task, rows: Sequence[Row]) -> _Prepared:
         texts = [prompt_text(replace(row, question=task.prompt(row)), self.processor) for row in rows]
@@ -191,6 +205,13 @@ class ModelPolicies:
         )
         native = inputs["image_token_budgets"].tolist()
         return _Prepared(rows, texts, pictures, dict(inputs), native, owner, questions)  # type: ignore[arg-type]
+
+    def _encode(self, batch: _Prepared) -> _Shared:
+        """Encode all cells of a batch."""
+        inputs = {name: value.to(self.model.device) for name, value in batch.inputs.items()}
+        started = _clock(self.model)
+        cells = encode_cells(self.model, inputs, torch.tensor(batch.native))
+        return _Shared(cells, _clock(self.model) - started)
 
     def _budgeted(self, batch: _Prepared, budget: Budget) -> tuple[dict[str, Tensor], list[int]]:
         """Inputs at a budget, and the placeholders of each image."""
@@ -209,7 +230,7 @@ class ModelPolicies:
         image = self.model.config.image_token_id
         return shorten_prompts(batch.inputs, batch.native, budgets, image, tokenizer.pad_token_id), budgets
 
-    def _answer(self, batch: _Prepared, condition: Condition) -> list[Answer]:
+    def _answer(self, batch: _Prepared, condition: Condition, shared: _Shared | None) -> list[Answer]:
         policy = condition.policy
         own = policy.startswith(ARRCOC)
         peer = None if own or policy == NATIVE else PEERS[policy]
@@ -227,7 +248,8 @@ class ModelPolicies:
         started = _clock(self.model)
         if peer is not None:
             native, counts = torch.tensor(batch.native), torch.tensor(budgets)
-            with running_peer(self.model, PeerBatch(policy, inputs, native, counts), **options) as run:
+            cells = None if shared is None else shared.cells
+            with running_peer(self.model, PeerBatch(policy, inputs, native, counts), cells, **options) as run:
                 generated = self._generate(run.arguments)
             tokens, allocation = run.tokens.tolist(), run.allocation
         elif own:
@@ -238,7 +260,8 @@ class ModelPolicies:
             tokens = allocation.budgets.tolist()
         else:
             generated, allocation, tokens = self._generate(inputs), None, batch.native
-        milliseconds = 1000 * (_clock(self.model) - started) / len(batch.rows)
+        seconds = _clock(self.model) - started + (0 if shared is None else shared.seconds)
+        milliseconds = 1000 * seconds / len(batch.rows)
 
         allocation = None if allocation is None else allocation.to("cpu")
         drawn = allocation if policy == ARRCOC else None

@@ -198,9 +198,11 @@ def table_rows(task: Mapping[str, Any]) -> list[list[str]]:
     """A task's figures as texts, a header first: one line a policy and budget, by budget and then by score."""
     metric = task["metric"]
     head = ["policy", "budget", "tokens", "fewer", f"{metric} [95 %]", "ARR-COC less it [95 %]"]
-    covered = any("coverage" in figures for figures in task["conditions"]) and metric != EVIDENCE_METRIC
+    covered = any("coverage" in figures for figures in task["conditions"])
+    answered = metric != EVIDENCE_METRIC
     timed = any(figures.get("milliseconds") for figures in task["conditions"])
-    head += ["evidence"] * covered + ["ms"] * timed + ["errors", "empty", "cut off"]
+    head += ["full detail"] * covered + ["evidence"] * (covered and answered) + ["ms"] * timed
+    head += ["errors", "empty", "cut off"]
     difference = {(entry["policy"], entry["budget"]): entry for entry in task["differences"]}
     lines = [head]
     order = sorted(task["conditions"], key=lambda f: (share_of(f["budget"]), -f["score"]["mean"]))
@@ -219,8 +221,9 @@ def table_rows(task: Mapping[str, Any]) -> list[list[str]]:
             interval_text(figures["score"]),
             told,
         ]
-        if covered:
-            line.append(_number(figures.get("coverage", {}).get("resolution"), "{:.3f}"))
+        shown = ("full_detail", "resolution") if answered else ("full_detail",)  # the other one is the score
+        for name in shown if covered else ():
+            line.append(_number(figures.get("coverage", {}).get(name), "{:.3f}"))
         if timed:
             line.append(_number(figures.get("milliseconds"), "{:.0f}"))
         lines.append([*line, *(str(len(figures["problems"][name])) for name in PROBLEMS)])

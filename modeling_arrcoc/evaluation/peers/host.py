@@ -4,7 +4,7 @@ All of it is read off the stock modules: inputs of a module are caught by a hook
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -67,6 +67,14 @@ class EncodedCells:
     order: Tensor | None
     last_attention: dict[str, Any]
     inputs: Mapping[str, Any]
+
+    def with_budgets(self, budgets: Tensor) -> "EncodedCells":
+        """The same cells under other budgets; what methods ask of them is computed again when asked for.
+
+        Raises:
+            ValueError: if a budget lies outside 1 to an image's cells.
+        """
+        return replace(self, budgets=checked_budgets(budgets, self.grids))
 
     @cached_property
     def counts(self) -> list[int]:
@@ -147,6 +155,21 @@ class EncodedCells:
         return hawk_scores(query, key, self.question_mask, self.mask, weights)
 
 
+def checked_budgets(budgets: Tensor, grids: Tensor) -> Tensor:
+    """Budgets of images as integers on the device of their grids.
+
+    Raises:
+        ValueError: if there is not one an image, or one lies outside 1 to the image's cells.
+    """
+    budgets, counts = budgets.to(grids), grids.prod(1)
+    if len(budgets) != len(grids) or ((budgets < 1) | (budgets > counts)).any():
+        raise ValueError(
+            f"found token budgets {budgets.tolist()}; expected one an image, from 1 to the native counts "
+            f"{counts.tolist()}"
+        )
+    return budgets
+
+
 @torch.no_grad()
 def encode_cells(model: Any, inputs: Mapping[str, Any], budgets: Tensor) -> EncodedCells:
     """Encode all cells of the images by the stock tower.
@@ -166,15 +189,10 @@ def encode_cells(model: Any, inputs: Mapping[str, Any], budgets: Tensor) -> Enco
     base = model.model
     vision = base.config.vision_config
     grids = (inputs["image_grid_thw"][:, 1:] // vision.spatial_merge_size).to(model.device)
-    budgets, counts = budgets.to(grids), grids.prod(1)
-    if len(budgets) != len(grids) or ((budgets < 1) | (budgets > counts)).any():
-        raise ValueError(
-            f"found token budgets {budgets.tolist()}; expected one an image, from 1 to the native counts "
-            f"{counts.tolist()}"
-        )
+    budgets = checked_budgets(budgets, grids)
     # Qwen2.5-VL attends to whole images in some of its layers, and holds cells in the order of its windows.
     whole = getattr(vision, "fullatt_block_indexes", None)
-    windows = {} if whole is None else base._tower_inputs(uniform_allocation(grids, counts))
+    windows = {} if whole is None else base._tower_inputs(uniform_allocation(grids, grids.prod(1)))
     attention = base.visual.blocks[vision.depth - 1 if whole is None else max(whole)].attn
     caught: dict[str, Any] = {}
 

@@ -153,7 +153,12 @@ def merged_allocation(heads: Tensor, grids: Tensor) -> Allocation:
 
 @torch.no_grad()
 def peer_features(
-    model: Any, inputs: Mapping[str, Any], name: str, budgets: Tensor | None = None, **options: Any
+    model: Any,
+    inputs: Mapping[str, Any],
+    name: str,
+    budgets: Tensor | None = None,
+    cells: EncodedCells | None = None,
+    **options: Any,
 ) -> ArrCocImageFeatures:
     """Encode images as a published method does, with exactly the budgeted number of tokens.
 
@@ -171,6 +176,8 @@ def peer_features(
         name (`str`): a peer of stage `"features"`.
         budgets (`Tensor` of shape `(images,)`, *optional*): tokens of each image; `inputs["image_token_budgets"]` if
             not given.
+        cells ([`EncodedCells`], *optional*): the images as `encode_cells` returned them, under any budgets; encoded
+            here if not given.
         **options: of the method, see [`selection`].
 
     Returns:
@@ -184,7 +191,7 @@ def peer_features(
         budgets = inputs.get("image_token_budgets")
     if budgets is None:
         raise ValueError("found no `image_token_budgets`; the processor returns them if called with a `token_budget`")
-    cells = encode_cells(model, inputs, budgets)
+    cells = encode_cells(model, inputs, budgets) if cells is None else cells.with_budgets(budgets)
     if peer.choose is None:
         allocation = uniform_allocation(cells.grids, cells.budgets)
     else:

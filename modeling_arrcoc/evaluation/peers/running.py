@@ -12,6 +12,7 @@ from arrcoc.outputs import Allocation
 from arrcoc.processing.budgets import resolve_token_budgets
 from arrcoc.processing.images import load_image
 
+from .host import EncodedCells
 from .language_model import PruningRecord, pruned_language_model
 from .registry import PEERS, peer_features
 from .resizing import native_grids, resized_inputs
@@ -90,7 +91,7 @@ def peer_batch(
 
 
 @contextmanager
-def running_peer(model: Any, batch: PeerBatch, **options: Any) -> Iterator[PeerRun]:
+def running_peer(model: Any, batch: PeerBatch, cells: EncodedCells | None = None, **options: Any) -> Iterator[PeerRun]:
     """Inside the block, `model.generate(**run.arguments)` sees the images as the method leaves them.
 
     ```python
@@ -103,16 +104,19 @@ def running_peer(model: Any, batch: PeerBatch, **options: Any) -> Iterator[PeerR
     Args:
         model: an ARR-COC model with a language-modelling head.
         batch ([`PeerBatch`]): as from `peer_batch`.
+        cells ([`EncodedCells`], *optional*): the images as `encode_cells` returned them, under any budgets, so that
+            methods which begin with all cells share the tower's work. Of no use to methods of stage `"image"`.
         **options: of the method, see `peer_features` and `pruned_language_model`.
     """
     inputs = {name: value.to(model.device) for name, value in batch.inputs.items()}
     stage = PEERS[batch.name].stage
     if stage == "features":
-        features = peer_features(model, inputs, batch.name, **options)
+        features = peer_features(model, inputs, batch.name, cells=cells, **options)
         yield PeerRun(inputs | {"encoded_images": features}, features.allocation, None, batch.budgets)
     elif stage == "language_model":
         with pruned_language_model(model, inputs, batch.name, batch.budgets, **options) as record:
-            yield PeerRun(inputs, None, record, batch.native)
+            encoded = {} if cells is None else {"encoded_images": cells.encoded}
+            yield PeerRun(inputs | encoded, None, record, batch.native)
     else:
         merge_size = model.config.vision_config.spatial_merge_size
         yield PeerRun(inputs, None, None, inputs["image_grid_thw"].prod(1).cpu() // merge_size**2)

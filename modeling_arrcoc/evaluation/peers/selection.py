@@ -178,7 +178,8 @@ def cdpruner(
         earlier = factors[:, :step]  # (images, step, cells)
         own = earlier[rows, :, chosen]  # (images, step)
         row = kernel[rows, chosen] - (own[:, None] @ earlier)[:, 0]
-        factors[:, step] = row / left[rows, chosen].clamp(min=1e-10).sqrt()[:, None]
+        pivot = left[rows, chosen][:, None]  # rounding alone once the kernel's rank is used up: nothing to take away
+        factors[:, step] = torch.where(pivot > 1e-10, row / pivot.clamp(min=1e-10).sqrt(), 0)
         left.sub_(factors[:, step].square())
 
     return _greedy_cells(mask, budgets, lambda step: left, take)

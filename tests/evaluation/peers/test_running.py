@@ -4,7 +4,15 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from arrcoc.evaluation.peers import PEERS, native_grids, peer_batch, peer_features, resized_inputs, running_peer
+from arrcoc.evaluation.peers import (
+    PEERS,
+    encode_cells,
+    native_grids,
+    peer_batch,
+    peer_features,
+    resized_inputs,
+    running_peer,
+)
 from tests.helpers.tiny_processors import CELL_SIZE, tiny_processor
 
 
@@ -63,6 +71,21 @@ def test_options_reach_the_method(host, model):
     with running_peer(model, batch, layer=1) as run:
         model.generate(**run.arguments, **GREEDY)
     assert run.record.tokens.tolist() == [[48, 20, 9], [5, 5, 5], [5, 5, 5]]
+
+
+@pytest.mark.parametrize("name", [name for name, peer in PEERS.items() if peer.stage != "image"])
+def test_methods_and_budgets_may_share_the_encoded_cells(host, model, name):
+    processor = tiny_processor(host)
+    batches = [peer_batch(processor, name, pictures(host), TEXT, budget, padding=True) for budget in (0.5, 0.25)]
+    cells = encode_cells(model, batches[0].inputs, batches[0].native)
+    for batch in batches:
+        with running_peer(model, batch) as run:
+            expected = model.generate(**run.arguments, **GREEDY)
+        with running_peer(model, batch, cells) as shared:
+            assert torch.equal(model.generate(**shared.arguments, **GREEDY), expected)
+        assert torch.equal(shared.tokens, run.tokens)
+        if run.allocation is not None:
+            assert torch.equal(shared.allocation.boxes, run.allocation.boxes)
 
 
 def test_a_question_may_be_given_apart_from_the_prompt(host, model):

@@ -83,6 +83,13 @@ def test_cdpruner_refuses_a_weight_out_of_range(case):
         selection.cdpruner(batch.features, batch.attention, batch.mask, budgets, 1.0)
 
 
+def test_cdpruner_goes_on_where_the_rank_is_used_up():
+    features = torch.randn(1, 40, 3, generator=torch.manual_seed(0)).expand(2, -1, -1)
+    mask = torch.ones(2, 40, dtype=torch.bool)
+    kept = selection.cdpruner(features, features[..., 0], mask, torch.tensor([30, 3]))
+    assert kept.sum(1).tolist() == [30, 3]
+
+
 def test_question_relevance(case):
     batch, _ = case
     found = selection.question_relevance(batch.features, batch.question, batch.question_mask)
