@@ -4,10 +4,10 @@
     python examples/train_reference.py --preset cpu --out runs/cpu      # two cores, six hours
     python examples/train_reference.py --preset gpu --out runs/gpu --minutes 9  # one large GPU, three times
 
-The tower learns to read (every visual token says which characters stand in its cell), the language model to find and
-copy words in small squares, then both to answer about clear pages at several resolutions. Then the ARR-COC block
-learns from evidence where to look, and the whole model to answer at budgets of 5 to 100 % of its tokens. The same
-command resumes where it was stopped, at any time. `--out` gets `state.pt`, `log.jsonl`, and in the end `checkpoint`,
+The tower learns to read (every visual token says which characters stand in its cell), then the language model to find
+words and to copy them, in small windows and then on whole pages, and the ARR-COC block, from evidence, where to look;
+in the end the whole model answers with 5 to 100 % of its tokens. The same command resumes where it was stopped, at
+any time. `--out` gets `state.pt`, `log.jsonl`, and in the end `checkpoint`,
 for `from_pretrained`, and `results.json`: exact answers on documents whose words, typefaces and layouts were nowhere
 in the training.
 """
@@ -56,7 +56,7 @@ def main() -> None:
     if not on_gpu:
         torch.set_num_threads(1)
     root = options.documents or options.out / "documents"
-    drawing = [preset.validation, preset.small, preset.large, *preset.print, preset.large_validation, preset.heldout]
+    drawing = [preset.validation, preset.pages, *preset.print, preset.heldout]
     drawers = start_drawing(drawing, root, max(2, (os.cpu_count() or 1) - 2)) if worker[0] == 0 else []
 
     torch.manual_seed(0)

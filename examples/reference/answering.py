@@ -17,7 +17,7 @@ LONGEST_ANSWER = 48  # characters; longer answers are not asked for
 READ_ON = 4  # words at most
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Turn:
     """A question and its answer.
 
@@ -26,31 +26,33 @@ class Turn:
         answer: text.
         kind: of the question.
         evidence: boxes in pixels of the document; empty where none is known.
+        letters: where each character of the answer stands `(characters, 2)`, x and y in pixels of the document; a
+            blank where the letter before it does.
+        before: where the letter stands that the answer follows.
     """
 
     question: str
     answer: str
     kind: str
     evidence: tuple[tuple[float, float, float, float], ...] = ()
+    letters: NDArray | None = None
+    before: NDArray | None = None
 
 
-def asked_turns(shard: Shard, index: int, kinds: frozenset[str] | None = None) -> list[Turn]:
-    """The generator's questions about a document, of the given kinds, with answers of a sane length."""
-    return [
-        Turn(question["text"], question["answers"][0], question["kind"], tuple(map(tuple, question["evidence"])))
-        for question in shard.questions[index]
-        if (kinds is None or question["kind"] in kinds) and len(question["answers"][0]) <= LONGEST_ANSWER
-    ]
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PrintedWord:
-    """A word and the centres of its first and last letter."""
+    """A word and the centres of its letters `(letters, 2)`, x and y in pixels."""
 
     text: str
-    left: float
-    right: float
-    y: float
+    centers: NDArray
+
+    @property
+    def left(self) -> float:
+        return float(self.centers[0, 0])
+
+    @property
+    def y(self) -> float:
+        return float(self.centers[:, 1].mean())
 
 
 def printed_words(shard: Shard, index: int) -> list[PrintedWord]:
@@ -59,14 +61,46 @@ def printed_words(shard: Shard, index: int) -> list[PrintedWord]:
     first = np.flatnonzero(starts)
     bounds = [*first.tolist(), len(codes)]
     return [
-        PrintedWord(
-            "".join(map(chr, codes[begin:end])),
-            float(centers[begin, 0]),
-            float(centers[end - 1, 0]),
-            float(centers[begin:end, 1].mean()),
-        )
+        PrintedWord("".join(map(chr, codes[begin:end])), centers[begin:end])
         for begin, end in zip(bounds, bounds[1:], strict=False)
     ]
+
+
+def reading_order(words: Sequence[PrintedWord]) -> list[PrintedWord]:
+    """Words line by line, each line over the whole width of the page."""
+    lines: list[list[PrintedWord]] = []
+    for word in sorted(words, key=lambda word: (word.y, word.left)):
+        if lines and abs(word.y - lines[-1][-1].y) <= 4:
+            lines[-1].append(word)
+        else:
+            lines.append([word])
+    return [word for line in lines for word in sorted(line, key=lambda word: word.left)]
+
+
+def letters_of(words: Sequence[PrintedWord]) -> NDArray:
+    """Where the characters of words stand that are written with blanks between, as of [`Turn`]."""
+    blanks = [np.concatenate([word.centers, word.centers[-1:]]) for word in words]
+    return np.concatenate(blanks)[:-1]
+
+
+def asked_turns(shard: Shard, index: int, kinds: frozenset[str] | None = None) -> list[Turn]:
+    """The generator's questions about a document, of the given kinds, with answers of a sane length.
+
+    Where the words inside of the evidence are the answer, the turn says where its letters stand.
+    """
+    words, turns = reading_order(printed_words(shard, index)), []
+    for question in shard.questions[index]:
+        answer, kind = question["answers"][0], question["kind"]
+        if (kinds is not None and kind not in kinds) or len(answer) > LONGEST_ANSWER:
+            continue
+        boxes = np.array(question["evidence"], np.float32).reshape(-1, 4)
+        middles = np.array([word.centers.mean(0) for word in words]).reshape(-1, 1, 2)
+        inside = ((middles >= boxes[:, :2]) & (middles <= boxes[:, 2:])).all(2).any(1)
+        found = [word for word, is_in in zip(words, inside, strict=True) if is_in]
+        is_printed = bool(found) and " ".join(word.text for word in found) == answer
+        letters = letters_of(found) if is_printed else None
+        turns.append(Turn(question["text"], answer, kind, tuple(map(tuple, question["evidence"])), letters))
+    return turns
 
 
 def reading_turns(
@@ -74,32 +108,39 @@ def reading_turns(
 ) -> list[Turn]:
     """Turns that ask to read on from a word: to find what is named and to copy what follows is most of answering.
 
-    Lines are read one after another, each over the whole width of the page.
-
     Args:
         words: of `printed_words`.
         count: turns at most.
         dice: source of randomness.
         longest: words of an answer, at most.
     """
-    texts = [word.text for word in words]
-    lines: list[list[int]] = []
-    for number in sorted(range(len(words)), key=lambda number: (words[number].y, words[number].left)):
-        if lines and abs(words[number].y - words[lines[-1][-1]].y) <= 4:
-            lines[-1].append(number)
-        else:
-            lines.append([number])
-    order = [number for line in lines for number in sorted(line, key=lambda number: words[number].left)]
-    follows = {number: order[place + 1 : place + 1 + longest] for place, number in enumerate(order[:-1])}
-    unique = [number for number in follows if texts.count(texts[number]) == 1]
-    turns = []
-    for number in dice.permutation(unique)[:count].tolist():
-        answer = " ".join(texts[following] for following in follows[number])
-        while len(answer) > LONGEST_ANSWER and " " in answer:
-            answer = answer.rsplit(" ", 1)[0]
-        if 0 < len(answer) <= LONGEST_ANSWER:
-            turns.append(Turn(f"Read on from {texts[number]}", answer, "read_on"))
+    order = reading_order(words)
+    texts = [word.text for word in order]
+    unique = [place for place in range(len(order) - 1) if texts.count(texts[place]) == 1]
+    turns: list[Turn] = []
+    for place in dice.permutation(unique).tolist():
+        following = order[place + 1 : place + 1 + longest]
+        while len(following) > 1 and sum(len(word.text) + 1 for word in following) > LONGEST_ANSWER:
+            following = following[:-1]
+        answer = " ".join(word.text for word in following)
+        if len(answer) <= LONGEST_ANSWER and len(turns) < count:
+            before = order[place].centers[-1]
+            letters = letters_of(following)
+            turns.append(Turn(f"Read on from {texts[place]}", answer, "read_on", (), letters, before))
     return turns
+
+
+def distinct_turns(turns: Sequence[Turn], count: int) -> list[Turn]:
+    """At most `count` turns, none of whose answers stands in a turn before it, where it would be copied from."""
+    chosen: list[Turn] = []
+    told: set[str] = set()
+    for turn in turns:
+        answered = set(turn.answer.split())
+        asked = set(turn.question.replace('"', " ").split())
+        if len(chosen) < count and not answered & told:
+            chosen.append(turn)
+            told |= answered | asked
+    return chosen
 
 
 @dataclass(frozen=True)
@@ -181,3 +222,10 @@ def exact_answers(predicted: Tensor, labels: Tensor) -> list[list[bool]]:
         edges: NDArray = np.flatnonzero(np.diff(row_asked.astype(np.int8), prepend=0, append=0))
         found.append([bool(row_right[begin:end].all()) for begin, end in edges.reshape(-1, 2)])
     return found
+
+
+def exact_of(logits: Tensor, labels: Tensor) -> list[list[bool]]:
+    """Of each chat, whether each answer is right; from logits `(labels, vocabulary)`."""
+    predicted = torch.full_like(labels, -1)
+    predicted[:, :-1][labels[:, 1:] != IGNORED] = logits.argmax(-1)
+    return exact_answers(predicted, labels)

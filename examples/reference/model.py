@@ -8,11 +8,11 @@ from transformers.models.qwen3_vl import modeling_qwen3_vl as qwen3_vl
 from arrcoc import ArrCocQwen3VLConfig, ArrCocQwen3VLForConditionalGeneration
 
 
-# Width and depth of the tower, width and depth of the language model, width and depth of the scout.
+# Width and depth of the tower, width and depth of the language model, width of the relevance.
 SIZES = {
-    "tiny": ((192, 6), (192, 5), (128, 3)),
-    "small": ((128, 4), (128, 4), (96, 3)),
-    "micro": ((64, 2), (64, 2), (32, 1)),
+    "tiny": ((192, 6), (192, 5), 128),
+    "small": ((128, 4), (128, 4), 96),
+    "micro": ((64, 2), (64, 2), 32),
 }
 
 
@@ -24,7 +24,7 @@ def build_model(size: str, tokenizer: PreTrainedTokenizerBase, **block) -> ArrCo
         tokenizer: of `build_tokenizer`.
         block: options of the ARR-COC block.
     """
-    (vision_width, vision_depth), (width, depth), (scout_width, scout_depth) = SIZES[size]
+    (vision_width, vision_depth), (width, depth), relevance_width = SIZES[size]
     ids = {token: tokenizer.convert_tokens_to_ids(token) for token in tokenizer.get_vocab()}
     config = ArrCocQwen3VLConfig(
         vision_config={
@@ -58,7 +58,7 @@ def build_model(size: str, tokenizer: PreTrainedTokenizerBase, **block) -> ArrCo
             "bos_token_id": None,
             "eos_token_id": tokenizer.eos_token_id,
         },
-        arrcoc_config={"stage": "pixels", "scout_dim": scout_width, "scout_depth": scout_depth, **block},
+        arrcoc_config={"stage": "pixels", "scout_dim": relevance_width, **block},
         image_token_id=ids["<|image_pad|>"],
         video_token_id=ids["<|video_pad|>"],
         vision_start_token_id=ids["<|vision_start|>"],

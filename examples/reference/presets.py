@@ -8,16 +8,25 @@ from torch import nn
 
 from .answering import Writer
 from .cache import Drawing, shards
+from .features import Seen, View, glance_view, information_view, tower_view
 from .loop import Stage
 from .model import build_model, quicken
 from .reading import Reader
-from .stage_answering import Chats, Exam, Part, answering_step, places
-from .stage_looking import BudgetExam, Questions, ScoutReader, budget_step, looking_step
+from .stage_answering import Exam, places
+from .stage_listening import Glimpses, Window, listening_step
+from .stage_looking import BudgetExam, Glances, Questions, budget_step, looking_step, measure_looking
 from .stage_reading import Crops, measure_reading, reading_step
 from .tokenizer import CELL, build_tokenizer
 
 
-EASY = frozenset(("form", "receipt"))
+GLANCE = 1  # at a quarter of the native tokens the print is still read
+BLOCK = {
+    "relevance": "learned",
+    "cell_encoder": "glance",
+    "glance_level": GLANCE,
+    "query_scorer": "none",
+    "salience_weight": 0,
+}
 BUDGET_SHARES = (1.0, 0.5, 0.25, 0.1, 0.05)
 
 
@@ -27,15 +36,13 @@ class Preset:
 
     Args:
         model: size, one of `model.SIZES`.
-        print: documents to read in stage 1, cut into squares.
-        small, large: documents to answer about, seen whole; large ones from the second part of stage 2. Stage 1 reads
-            them too.
-        validation, large_validation: documents to choose by, of the sizes of `small` and `large`; budgets are measured
-            on large ones, for a tenth of the tokens of a small one is too few to show any cell in full detail.
-        heldout: large documents that are measured at the end alone, with faces, words and layouts that are nowhere
-            else.
-        reading, listening, answering, looking, budgets: steps; the second and third are stage 2, the last two stage 3.
-        crops, chats, questions: batch of each process in stages 1, 2 and 3.
+        print: documents to read in stage 1, cut into squares of the size of `pages`.
+        pages: documents to answer about, seen whole.
+        validation: documents to choose by.
+        heldout: documents that are measured at the end alone, with faces, words and layouts that are nowhere else.
+        reading, listening, looking, budgets: steps of the stages.
+        crops, chats, glances, questions: batch of each process in these stages.
+        side: in pixels that pages are seen at: twice their size, so that few letters share a cell.
         rate: learning rate of stage 1; the others follow from it.
         goal: share of characters that ends stage 1.
         workers: processes.
@@ -45,76 +52,69 @@ class Preset:
 
     model: str
     print: tuple[Drawing, ...]
-    small: Drawing
-    large: Drawing
+    pages: Drawing
     validation: Drawing
-    large_validation: Drawing
     heldout: Drawing
     reading: int
     listening: int
-    answering: int
     looking: int
     budgets: int
     crops: int = 8
-    chats: int = 8
-    questions: int = 4
+    chats: int = 16
+    glances: int = 16
+    questions: int = 16
+    side: int = 512
     rate: float = 1.2e-3
     goal: float = 0.95
     workers: int = 2
     exam: int = 192
-    validate_every: int = 500
+    validate_every: int = 400
 
 
 _FORMS = ("form", "receipt")
 _PAGES = ("form", "receipt", "invoice", "table")
 _DOCUMENTS = {
-    "print": (Drawing("train", 256, None, 80, 512), Drawing("train", 512, None, 32, 256)),
-    "small": Drawing("train", 256, _PAGES, 40, 512, clear=True),
-    "large": Drawing("train", 512, _PAGES, 24, 256, clear=True),
+    "print": (
+        Drawing("train", 256, None, 80, 512),
+        Drawing("train", 512, None, 32, 256),
+        Drawing("train", 256, _PAGES, 40, 512, clear=True),
+        Drawing("train", 512, _PAGES, 24, 256, clear=True),
+    ),
+    "pages": Drawing("train", 256, _PAGES, 24, 512, clear=True),
     "validation": Drawing("validation", 256, _PAGES, 1, 512, clear=True),
-    "large_validation": Drawing("validation", 512, _PAGES, 1, 192, clear=True),
-    "heldout": Drawing("heldout", 512, _PAGES, 5, 256, clear=True),
+    "heldout": Drawing("heldout", 256, _PAGES, 3, 512, clear=True),
 }
+_PLAIN = Drawing("train", 256, _FORMS, 8, 256, plain=True)
 PRESETS = {
     # Plain print of two kinds, so that ten minutes are enough to see it learn.
     "quick": Preset(
         model="small",
-        print=(),
-        small=Drawing("train", 256, _FORMS, 8, 256, plain=True),
-        large=Drawing("train", 512, _FORMS, 2, 256, plain=True),
+        print=(_PLAIN,),
+        pages=_PLAIN,
         validation=Drawing("validation", 256, _FORMS, 1, 256, plain=True),
-        large_validation=Drawing("validation", 512, _FORMS, 1, 64, plain=True),
-        heldout=Drawing("heldout", 512, _FORMS, 1, 128, plain=True),
+        heldout=Drawing("heldout", 256, _FORMS, 1, 128, plain=True),
         reading=2200,
-        listening=100,
-        answering=350,
-        looking=400,
-        budgets=150,
+        listening=200,
+        looking=200,
+        budgets=80,
+        chats=8,
         rate=2e-3,
         goal=1.0,
         exam=96,
         validate_every=200,
     ),
-    "cpu": Preset(
-        model="tiny",
-        **_DOCUMENTS,
-        reading=16000,
-        listening=2000,
-        answering=2400,
-        looking=6000,
-        budgets=3000,
-    ),
+    "cpu": Preset(model="tiny", **_DOCUMENTS, reading=16000, listening=2400, looking=1500, budgets=240),
     "gpu": Preset(
         model="tiny",
         **_DOCUMENTS,
         reading=3500,
-        listening=800,
-        answering=3000,
-        looking=2000,
+        listening=2400,
+        looking=1500,
         budgets=1500,
         crops=96,
-        chats=64,
-        questions=32,
+        chats=48,
+        glances=48,
+        questions=48,
         rate=2e-3,
         goal=0.97,
         workers=1,
@@ -132,31 +132,31 @@ class Reference(nn.Module):
     def __init__(self, size: str):
         super().__init__()
         self.tokenizer = build_tokenizer()
-        self.model = build_model(size, self.tokenizer, relevance="learned", cell_encoder="scout", salience_weight=0)
+        self.model = build_model(size, self.tokenizer, **BLOCK)
         self.reader = Reader(self.model.model.visual)
-        self.scout_reader = ScoutReader(self.model.config.arrcoc_config.scout_dim)
         quicken(self.model.model.visual)
+        self.model.set_attn_implementation({"text_config": "eager"})  # whose weights can be taught
 
 
 @dataclass(frozen=True)
-class Curriculum:
-    """Documents of stage 2: forms and receipts, then all kinds, then large pages too; at several resolutions.
+class Widening:
+    """Windows that grow to whole pages.
 
     Args:
-        easy, small, large: parts of its batches.
+        rows: of a page, in cells.
+        size: pages of a batch of whole pages.
         steps: of the stage.
     """
 
-    easy: Part
-    small: Part
-    large: Part
+    rows: int
+    size: int
     steps: int
 
-    def __call__(self, step: int) -> list[Part]:
+    def __call__(self, step: int) -> list[Window]:
         done = step / self.steps
-        if done < 0.2:
-            return [self.easy]
-        return [self.easy, self.small] if done < 0.35 else [self.easy, self.small, self.large]
+        little, half = Window(self.rows * 3 // 8, 3 * self.size, 1.0), Window(self.rows // 2, 2 * self.size, 1.0)
+        page = Window(self.rows, self.size, 1.0 if done < 0.5 else 6.0)
+        return [little, half] if done < 0.25 else [half, page]
 
 
 @dataclass
@@ -179,17 +179,16 @@ class Plan:
 
     def stages(self) -> list[Stage]:
         """All stages in their order."""
-        return [self._reading(), self._listening(), self._answering(), self._looking(), self._budgets()]
+        return [self._reading(), self._listening(), self._looking(), self._budgets()]
 
     def exam(self, drawing: Drawing, documents: int | None = None) -> BudgetExam:
         """What the model can do at several budgets."""
-        return BudgetExam(Questions(self.writer, places(shards(drawing, self.root))[:documents], drawing.size, 32))
+        return BudgetExam(Questions(self.writer, places(shards(drawing, self.root))[:documents], self.preset.side, 32))
 
     def _reading(self) -> Stage:
         preset, reference = self.preset, self.reference
-        side = preset.small.size
-        drawings = (*preset.print, preset.small, preset.large)
-        sources = [(shards(drawing, self.root), 1 / len(drawings)) for drawing in drawings]
+        side = preset.pages.size
+        sources = [(shards(drawing, self.root), 1 / len(preset.print)) for drawing in preset.print]
         kept = (side // CELL) ** 2 * 9 // 16
         crops = Crops(sources, preset.crops, side, lambda step: (0.6, 1.7), choices=4, kept=kept)
         held = Crops([(shards(preset.validation, self.root), 1.0)], 32, side, lambda step: (1.0, 1.0))
@@ -204,72 +203,57 @@ class Plan:
             goal=("validation", preset.goal),
         )
 
+    def _seen(self, drawing: Drawing, view: View, name: str) -> Seen:
+        """Documents of a drawing as the tower sees them, once it stands still."""
+        found = places(shards(drawing, self.root))
+        return Seen(found, view, self.preset.side, name)
+
     def _listening(self) -> Stage:
-        """The language model alone: to find and copy words among few, while what it sees stands still."""
+        """The language model alone, of pages that a tower that stands still has seen; first of small windows."""
         preset, reference = self.preset, self.reference
-        found = [place for drawing in (preset.small, preset.large) for place in places(shards(drawing, self.root))]
-        side = preset.small.size // 2
-        squares = Part(found, ((side, 1.0),), 8 * preset.chats, 1.0, cut=True)
+        pages = self._seen(preset.pages, tower_view(reference.model.model.visual), "tower")
         held = places(shards(preset.validation, self.root))[: preset.exam]
+        windows = Widening(preset.side // CELL, preset.chats, preset.listening)
         return Stage(
             name="listening",
             steps=preset.listening,
-            rates={"model": preset.rate * 0.7, "model.model.visual": 0.0, "model.model.arrcoc": 0.0},
-            batch=Chats(self.writer, lambda step: [squares], turns=1),  # a second answer is copied from the first
-            loss=partial(answering_step, reference.model, reference.reader, 0.0),
-            validate=partial(Exam(self.writer, held, (preset.small.size,)), reference.model),
-        )
-
-    def _answering(self) -> Stage:
-        preset, reference = self.preset, self.reference
-        small, large = (shards(drawing, self.root) for drawing in (preset.small, preset.large))
-        side = preset.small.size
-        smaller = ((side, 0.7), (side * 3 // 4, 0.15), (side // 2, 0.15))
-        pages = ((preset.large.size, 0.8), (preset.large.size // 2, 0.2))
-        parts = Curriculum(
-            Part(places(small, EASY), smaller, preset.chats, 0.3),
-            Part(places(small), smaller, preset.chats, 0.3),
-            Part(places(large), pages, max(1, preset.chats // 4), 0.4),
-            preset.answering,
-        )
-        held = places(shards(preset.validation, self.root))[: preset.exam]
-        return Stage(
-            name="answering",
-            steps=preset.answering,
-            rates={
-                "model": preset.rate * 0.5,
-                "model.model.visual": preset.rate / 10,
-                "model.model.arrcoc": 0.0,
-                "reader": preset.rate / 10,
-            },
-            batch=Chats(self.writer, parts),
-            loss=partial(answering_step, reference.model, reference.reader, 0.5),
-            validate=partial(Exam(self.writer, held, (side, side // 2)), reference.model),
+            rates={"model.model.language_model": preset.rate / 2},
+            batch=Glimpses(self.writer, pages, windows),
+            loss=partial(listening_step, reference.model, 0.3),
+            validate=partial(Exam(self.writer, held, (preset.side,)), reference.model),
+            decay=0.5,
         )
 
     def _looking(self) -> Stage:
-        preset, reference = self.preset, self.reference
-        found = places(shards(preset.large, self.root))
-        questions = Questions(self.writer, found, preset.large.size, preset.questions, turns=4)
+        preset, model = self.preset, self.reference.model
+
+        def glances(drawing: Drawing, size: int) -> Glances:
+            glance = self._seen(drawing, glance_view(model.model.visual, GLANCE), "glance")
+            information = self._seen(drawing, information_view, "information")
+            return Glances(self.writer, glance, information, GLANCE, size)
+
         return Stage(
             name="looking",
             steps=preset.looking,
-            rates={"model.model.arrcoc": preset.rate, "scout_reader": preset.rate},
-            batch=questions,
-            loss=partial(looking_step, reference.model, reference.scout_reader),
-            validate=partial(self.exam(preset.large_validation, preset.exam), reference.model),
+            rates={"model.model.arrcoc.relevance": preset.rate},
+            batch=glances(preset.pages, preset.glances),
+            loss=partial(looking_step, model),
+            validate=partial(measure_looking, model, glances(preset.validation, preset.glances)),
         )
 
     def _budgets(self) -> Stage:
         preset, reference = self.preset, self.reference
-        found = places(shards(preset.large, self.root))
-        questions = Questions(self.writer, found, preset.large.size, preset.questions, BUDGET_SHARES, seed=3)
-        rates = {"model": preset.rate * 0.15, "model.model.arrcoc": preset.rate * 0.3}
+        found = places(shards(preset.pages, self.root))
+        questions = Questions(self.writer, found, preset.side, preset.questions, BUDGET_SHARES, resized=0.25)
         return Stage(
             name="budgets",
             steps=preset.budgets,
-            rates=rates,
+            rates={
+                "model.model.language_model": preset.rate / 8,
+                "model.model.visual": preset.rate / 24,
+                "model.model.arrcoc": preset.rate / 8,
+            },
             batch=questions,
             loss=partial(budget_step, reference.model, 1.0),
-            validate=partial(self.exam(preset.large_validation, preset.exam), reference.model),
+            validate=partial(self.exam(preset.validation, preset.exam), reference.model),
         )

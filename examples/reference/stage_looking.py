@@ -7,27 +7,23 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from arrcoc import ArrCocQwen3VLForConditionalGeneration
-from arrcoc.processing.information import information_map
 from arrcoc.training.data.evidence import evidence_cells
 from arrcoc.training.losses import alignment_loss, evidence_coverage
 
-from .answering import IGNORED, Turn, Writer, asked_turns
+from .answering import IGNORED, Turn, Writer, asked_turns, exact_of
+from .features import Place, Seen, information_view
 from .loop import Metrics, to_device
 from .pictures import patches
-from .reading import CLASSES, SLOTS, cell_texts, reading_accuracy, reading_loss
-from .stage_answering import Place, answer_logits, exact_of, page
+from .stage_answering import answer_logits, page
 from .tokenizer import CELL
-
-
-GRAY = np.array((0.299, 0.587, 0.114), np.float32) / 255
 
 
 @dataclass(frozen=True)
 class Questions:
-    """Batches of documents of one size, with one question each or several, and where the answers stand.
+    """Batches of documents of one size, with one question each, and where the answers stand.
 
     Args:
         writer: of chats.
@@ -35,7 +31,7 @@ class Questions:
         side: in pixels that they are seen at.
         size: documents of a batch.
         shares: budgets to draw from, as shares of the native tokens.
-        turns: questions about each document, at most.
+        resized: share of the batches whose pages are made smaller instead.
         seed: of the randomness.
     """
 
@@ -44,87 +40,56 @@ class Questions:
     side: int
     size: int
     shares: tuple[float, ...] = (1.0,)
-    turns: int = 1
-    seed: int = 2
+    resized: float = 0.0
+    seed: int = 3
 
     def __call__(self, step: int) -> dict[str, Any]:
         dice = np.random.default_rng((self.seed, step))
-        asked: list[tuple[Place, list[Turn]]] = []
+        asked: list[tuple[Place, Turn]] = []
         while len(asked) < self.size:
             place = self.places[dice.integers(len(self.places))]
             if turns := asked_turns(*place):
-                chosen = dice.permutation(len(turns))[: self.turns]
-                asked.append((place, [turns[index] for index in chosen]))
-        return self.collate(asked, float(dice.choice(self.shares)))
+                asked.append((place, turns[dice.integers(len(turns))]))
+        share = float(dice.choice(self.shares))
+        if dice.random() < self.resized:
+            return self.collate(asked, 1.0, self.resized_side(share))
+        return self.collate(asked, share)
 
-    def collate(self, asked: Sequence[tuple[Place, list[Turn]]], share: float, side: int | None = None) -> dict:
+    def resized_side(self, share: float) -> int:
+        """Side in pixels of pages that are made so small that they take a share of the tokens."""
+        return CELL * max(1, round(self.side / CELL * share**0.5))
+
+    def collate(self, asked: Sequence[tuple[Place, Turn]], share: float, side: int | None = None) -> dict:
         """Inputs of documents and their questions.
 
         Args:
-            asked: documents, each with its questions.
+            asked: documents, each with a question.
             share: of the native tokens, for all.
             side: in pixels, instead of the usual one.
 
         Returns:
-            Model inputs for the first question of each document, and `evidence (cells of all questions,)`, `known
-            (questions,)` whether there is evidence, `document (questions,)`, and `texts (cells, SLOTS)`.
+            Model inputs with `labels`, and `evidence (cells,)` and `known (documents,)` whether there is any.
         """
         side = side or self.side
         rows = side // CELL
         budget = max(1, round(share * rows**2))
         pages = [page(place, side) for place, _ in asked]
         values, grids = patches(pages, frames=2)
-        information = np.concatenate([information_map(picture @ GRAY, CELL) for picture in pages])
-        inputs = self.writer.batch([turns[:1] for _, turns in asked], [budget] * len(asked))
-        questions = [turn.question for _, turns in asked for turn in turns]
-        query_ids, query_mask = self._queries(questions)
+        query_ids, query_mask = query_tokens(self.writer, [turn.question for _, turn in asked])
         evidence = [
-            evidence_cells(turn.evidence, shard.pixels.shape[2:0:-1], (rows, rows))
-            for (shard, _), turns in asked
-            for turn in turns
+            evidence_cells(turn.evidence, shard.pixels.shape[2:0:-1], (rows, rows)) for (shard, _), turn in asked
         ]
-        texts = []
-        for (shard, index), _ in asked:
-            centers, codes, starts = shard.letters(index)
-            texts.append(cell_texts(centers * (side / shard.pixels.shape[2]), codes, starts, rows, rows))
         return {
-            **inputs,
+            **self.writer.batch([[turn] for _, turn in asked], [budget] * len(asked)),
             "pixel_values": values,
             "image_grid_thw": grids,
             "image_token_budgets": torch.full((len(asked),), budget),
             "image_query_ids": query_ids,
             "image_query_mask": query_mask,
-            "image_information": torch.from_numpy(information),
+            "image_information": torch.from_numpy(information_view(pages).ravel()),
             "evidence": torch.cat(evidence),
-            "known": torch.tensor([bool(turn.evidence) for _, turns in asked for turn in turns]),
-            "document": torch.arange(len(asked)).repeat_interleave(torch.tensor([len(turns) for _, turns in asked])),
-            "texts": torch.from_numpy(np.concatenate(texts)),
+            "known": torch.tensor([bool(turn.evidence) for _, turn in asked]),
         }
-
-    def _queries(self, questions: list[str]) -> tuple[Tensor, Tensor]:
-        """Token ids and mask `(questions, length)`, padded on the right as the processor does."""
-        encoded = [self.writer.encode(question) for question in questions]
-        length = max(map(len, encoded))
-        pad = self.writer.tokenizer.pad_token_id
-        ids = torch.tensor([row + [pad] * (length - len(row)) for row in encoded])
-        mask = torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in encoded])
-        return ids, mask
-
-
-class ScoutReader(nn.Module):
-    """A linear head that reads off the scout's cells; what it learns is what makes a scout find a key.
-
-    Args:
-        dim: width of the scout.
-    """
-
-    def __init__(self, dim: int):
-        super().__init__()
-        self.head = nn.Linear(dim, SLOTS * CLASSES)
-
-    def forward(self, cells: Tensor) -> Tensor:
-        """Logits `(cells, SLOTS, CLASSES)` from features `(cells, dim)`."""
-        return self.head(cells).unflatten(1, (SLOTS, CLASSES))
 
 
 def alignment(query: Tensor, evidence: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
@@ -144,28 +109,89 @@ def alignment(query: Tensor, evidence: Tensor, known: Tensor) -> tuple[Tensor, T
     return loss, recall.mean()
 
 
-def looking_step(
-    model: ArrCocQwen3VLForConditionalGeneration, reader: ScoutReader, batch: dict[str, Any]
-) -> tuple[Tensor, Metrics]:
-    """Loss of a batch for the ARR-COC block alone: evidence, and reading with the scout."""
-    base = model.model
-    grids = batch["image_grid_thw"][:, 1:] // 2
-    with torch.autocast(batch["pixel_values"].device.type, dtype=torch.bfloat16):
-        scouted = base.arrcoc.scout(batch["pixel_values"], grids)  # (cells, dim)
-        texts = reader(scouted)
-    reading = reading_loss(texts, batch["texts"])
-    right, printed = reading_accuracy(texts, batch["texts"])
-    metrics = {"scout_reading": reading.item(), "scout_read": right / max(printed, 1)}
-    if not bool(batch["known"].any()):
-        return reading, metrics
-    document = batch["document"]
-    cells = scouted.float().view(len(grids), -1, scouted.shape[1])[document].flatten(0, 1)  # (cells of questions, dim)
-    information = batch["image_information"].view(len(grids), -1)[document].flatten()
-    question = base.get_input_embeddings()(batch["image_query_ids"]).detach()
-    known_maps = {"information": information}
-    _, maps, _ = base.arrcoc.relevance(cells, grids[document], question, batch["image_query_mask"], known_maps)
-    loss, recall = alignment(maps["query"], batch["evidence"], batch["known"])
-    return loss + reading, {**metrics, "evidence": loss.item(), "recall": recall.item()}
+@dataclass(frozen=True)
+class Glances:
+    """Batches of questions whose evidence is known, about pages as features of a glance.
+
+    Args:
+        writer: of chats.
+        glance: what the tower sees of small pages; its documents are those that are asked about.
+        information: what the processor measures of them.
+        level: of the glance.
+        size: documents of a batch.
+        turns: questions about each document, at most.
+        seed: of the randomness.
+    """
+
+    writer: Writer
+    glance: Seen
+    information: Seen
+    level: int
+    size: int
+    turns: int = 4
+    seed: int = 2
+
+    def __call__(self, step: int) -> dict[str, Any]:
+        dice = np.random.default_rng((self.seed, step))
+        asked: list[tuple[Place, list[Turn]]] = []
+        while len(asked) < self.size:
+            place = self.glance.places[dice.integers(len(self.glance.places))]
+            if turns := [turn for turn in asked_turns(*place) if turn.evidence]:
+                asked.append((place, [turns[number] for number in dice.permutation(len(turns))[: self.turns]]))
+        return self.collate(asked)
+
+    def collate(self, asked: Sequence[tuple[Place, list[Turn]]]) -> dict[str, Any]:
+        """Features of documents, and the questions about each with their evidence.
+
+        Returns:
+            `features (documents, leaves, dim)`, `information (documents, cells)`, and of the questions `query_ids`,
+            `query_mask (questions, length)`, `evidence (cells of all questions,)` and `document (questions,)`.
+        """
+        rows = self.glance.rows
+        ids, mask = query_tokens(self.writer, [turn.question for _, turns in asked for turn in turns])
+        evidence = [
+            evidence_cells(turn.evidence, shard.pixels.shape[2:0:-1], (rows, rows))
+            for (shard, _), turns in asked
+            for turn in turns
+        ]
+        return {
+            "features": torch.from_numpy(np.stack([self.glance.page(*place) for place, _ in asked])),
+            "information": torch.from_numpy(np.stack([self.information.page(*place) for place, _ in asked])),
+            "query_ids": ids,
+            "query_mask": mask,
+            "evidence": torch.cat(evidence),
+            "document": torch.arange(len(asked)).repeat_interleave(torch.tensor([len(turns) for _, turns in asked])),
+        }
+
+
+def looking_step(model: ArrCocQwen3VLForConditionalGeneration, batch: dict[str, Any]) -> tuple[Tensor, Metrics]:
+    """Loss of a batch for the relevance alone: where the evidence is."""
+    base, document = model.model, batch["document"]
+    level = model.config.arrcoc_config.glance_level
+    rows = int(batch["information"].shape[1] ** 0.5)
+    features = batch["features"].float().unflatten(1, (rows >> level, rows >> level))  # (documents, y, x, dim)
+    cells = features.repeat_interleave(2**level, 1).repeat_interleave(2**level, 2).flatten(1, 2)
+    grids = torch.full((len(document), 2), rows, device=cells.device)
+    question = base.get_input_embeddings()(batch["query_ids"]).detach()
+    known = {"information": batch["information"][document].flatten()}
+    _, maps, _ = base.arrcoc.relevance(cells[document].flatten(0, 1), grids, question, batch["query_mask"], known)
+    loss, recall = alignment(maps["query"], batch["evidence"], torch.ones_like(document, dtype=torch.bool))
+    return loss, {"evidence": loss.item(), "recall": recall.item()}
+
+
+def measure_looking(model: ArrCocQwen3VLForConditionalGeneration, glances: Glances, batches: int = 8) -> Metrics:
+    """Recall of evidence by the map of what is asked for."""
+    found = [looking_step(model, to_device(glances(number), model.device))[1] for number in range(batches)]
+    return {name: sum(metrics[name] for metrics in found) / len(found) for name in found[0]}
+
+
+def query_tokens(writer: Writer, questions: list[str]) -> tuple[Tensor, Tensor]:
+    """Token ids and mask `(questions, length)`, padded on the right as the processor does."""
+    encoded = [writer.encode(question) for question in questions]
+    length = max(map(len, encoded))
+    pad = writer.tokenizer.pad_token_id
+    ids = torch.tensor([row + [pad] * (length - len(row)) for row in encoded])
+    return ids, torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in encoded])
 
 
 def answer_at_budget(model: ArrCocQwen3VLForConditionalGeneration, batch: dict[str, Any]) -> tuple[Tensor, Any]:
@@ -211,7 +237,7 @@ class BudgetExam:
         asked = []
         for number, place in enumerate(self.questions.places):
             if turns := asked_turns(*place):
-                asked.append((place, [turns[number % len(turns)]]))
+                asked.append((place, turns[number % len(turns)]))
         block, found = model.config.arrcoc_config, {}
         for share in self.shares:
             for policy in self.policies if share < 1 else self.policies[:1]:
@@ -222,7 +248,7 @@ class BudgetExam:
     def _measure(self, model: Any, block: Any, asked: list, policy: str, share: float) -> Metrics:
         right, covered = [], []
         block.policy = "lod" if policy == "resize" else policy
-        side = CELL * max(1, round(self.questions.side / CELL * share**0.5)) if policy == "resize" else None
+        side = self.questions.resized_side(share) if policy == "resize" else None
         for begin in range(0, len(asked), 32):
             batch = self.questions.collate(asked[begin : begin + 32], 1.0 if side else share, side)
             logits, allocation = answer_at_budget(model, to_device(batch, model.device))

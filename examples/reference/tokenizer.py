@@ -59,13 +59,16 @@ def build_tokenizer() -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def build_processor(most_cells: int = 2304) -> ArrCocProcessor:
-    """The processor: patches of 16 px, two by two a cell, pictures of 4 to `most_cells` cells."""
+def build_processor(least_cells: int = 256, most_cells: int = 2304) -> ArrCocProcessor:
+    """The processor: patches of 16 px, two by two a cell, pictures of `least_cells` to `most_cells` cells.
+
+    Smaller pictures are enlarged: letters that fill a cell are the ones that a small model learns to read.
+    """
     image_processor = Qwen2VLImageProcessorPil(
         patch_size=16,
         temporal_patch_size=2,
         merge_size=2,
-        size={"shortest_edge": 4 * CELL**2, "longest_edge": most_cells * CELL**2},
+        size={"shortest_edge": least_cells * CELL**2, "longest_edge": most_cells * CELL**2},
         image_mean=[0.5, 0.5, 0.5],
         image_std=[0.5, 0.5, 0.5],
     )

@@ -18,33 +18,44 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 sys.path.insert(0, str(EXAMPLES))
 
 from reference import reading  # noqa: E402
-from reference.answering import PrintedWord, Turn, Writer, exact_answers, reading_turns  # noqa: E402
+from reference.answering import (  # noqa: E402
+    PrintedWord,
+    Turn,
+    Writer,
+    asked_turns,
+    distinct_turns,
+    exact_answers,
+    reading_turns,
+)
 from reference.cache import Drawing, Shard, draw, shards  # noqa: E402
+from reference.features import Seen, enlarged, glance_view, information_view, tower_view  # noqa: E402
 from reference.loop import Trainer  # noqa: E402
 from reference.model import build_model, quicken  # noqa: E402
 from reference.pictures import Cut, patches  # noqa: E402
 from reference.presets import PRESETS, Plan, Reference  # noqa: E402
 from reference.stage_answering import Exam, places  # noqa: E402
+from reference.stage_listening import UNKNOWN, Glimpses, Window, looked_at, looking_loss  # noqa: E402
+from reference.stage_looking import Glances, Questions, answer_at_budget, looking_step  # noqa: E402
 from reference.tokenizer import ROLES, SPECIAL_TOKENS, build_processor, build_tokenizer  # noqa: E402
 
 
 @pytest.fixture(scope="module")
 def preset():
     kinds = ("form", "receipt")
+    pages = Drawing("train", 256, kinds, 1, 6, plain=True, clear=True)
     return replace(
         PRESETS["quick"],
         model="micro",
-        small=Drawing("train", 256, kinds, 1, 6, plain=True),
-        large=Drawing("train", 512, kinds, 1, 4, plain=True),
-        validation=Drawing("validation", 256, kinds, 1, 4, plain=True),
-        large_validation=Drawing("validation", 512, kinds, 1, 2, plain=True),
+        print=(pages, Drawing("train", 512, kinds, 1, 4, plain=True)),
+        pages=pages,
+        validation=Drawing("validation", 256, kinds, 1, 4, plain=True, clear=True),
         reading=2,
-        listening=2,
-        answering=4,
+        listening=4,
         looking=2,
         budgets=2,
         crops=2,
         chats=2,
+        glances=2,
         questions=2,
         exam=4,
         goal=2.0,
@@ -55,7 +66,7 @@ def preset():
 @pytest.fixture(scope="module")
 def root(preset, tmp_path_factory):
     folder = tmp_path_factory.mktemp("documents")
-    draw([preset.small, preset.large, preset.validation, preset.large_validation], folder)
+    draw([*preset.print, preset.validation], folder)
     return folder
 
 
@@ -84,15 +95,15 @@ def test_tokenizer_writes_every_text_and_qwens_chat():
 
 
 def test_batches_are_what_the_processor_makes(root, preset):
-    shard = shards(preset.small, root)[0]
-    picture, question = shard.pixels[0], "What is the total?"
+    shard = shards(preset.pages, root)[0]
+    picture, question = enlarged(shard.pixels[0], 512), "What is the total?"
     processor = build_processor()
     message = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}
     text = processor.apply_chat_template([message], add_generation_prompt=True)
-    expected = processor(images=[Image.fromarray(picture)], text=[text], return_tensors="pt")
+    expected = processor(images=[Image.fromarray(shard.pixels[0])], text=[text], return_tensors="pt")
 
     values, grids = patches([picture], frames=2)
-    ids, labels, (span,) = Writer(processor.tokenizer).chat([Turn(question, "4.50", "key_value")], 64)
+    ids, labels, (span,) = Writer(processor.tokenizer).chat([Turn(question, "4.50", "key_value")], 256)
     assert torch.equal(grids, expected["image_grid_thw"])
     torch.testing.assert_close(values, expected["pixel_values"], atol=1e-6, rtol=0)
     assert ids[: span[0]] == expected["input_ids"][0].tolist()
@@ -116,21 +127,21 @@ def test_a_cell_reads_its_lines_from_top_to_bottom():
 
 
 def test_a_shard_holds_its_documents_and_is_drawn_once(root, preset):
-    (shard,) = shards(preset.small, root)
-    document = generate(3, ("form", "receipt"), 256, faces=(bundled_face(),))
+    (shard,) = shards(preset.pages, root)
+    document = generate(3, ("form", "receipt"), 256, faces=(bundled_face(),), clear=True)
     centers, codes, starts = shard.letters(3)
     assert np.array_equal(shard.pixels[3], np.asarray(document.image))
     assert "".join(map(chr, codes)) == "".join(word.text for word in document.words)
     assert starts.sum() == len(document.words) and len(centers) == len(codes)
     assert [question["text"] for question in shard.questions[3]] == [q.text for q in document.questions]
     before = (shard.folder / "pixels.npy").stat().st_mtime_ns
-    draw([preset.small], root)
+    draw([preset.pages], root)
     assert (shard.folder / "pixels.npy").stat().st_mtime_ns == before
 
 
 @pytest.mark.parametrize("left, top", [(0, 0), (-9, 7), (40, 31)])
 def test_a_cut_moves_letters_with_its_picture(root, preset, left, top):
-    shard: Shard = shards(preset.large, root)[0]
+    shard: Shard = shards(preset.print[1], root)[0]
     picture, texts, _ = Cut(shard, 1, left, top, 256).draw(256)
     page = shard.pixels[1]
     y, x = max(top, 0), max(left, 0)
@@ -138,21 +149,117 @@ def test_a_cut_moves_letters_with_its_picture(root, preset, left, top):
     assert (texts > reading.FIRST).sum() == Cut(shard, 1, left, top, 256).letters()
 
 
+def word(text, left, right, y):
+    return PrintedWord(text, np.stack([np.linspace(left, right, len(text)), np.full(len(text), y)], 1))
+
+
+WORDS = [
+    word("Total", 10, 40, 50.0),
+    word("12.50", 90, 120, 51.0),
+    word("Date", 10, 30, 70.0),
+    word("Fee", 50, 60, 50.5),
+    word("x" * 40, 40, 60, 70.5),
+]
+
+
 def test_reading_on_asks_for_what_comes_next_line_by_line():
-    words = [
-        PrintedWord("Total", 10, 40, 50.0),
-        PrintedWord("12.50", 90, 120, 51.0),
-        PrintedWord("Date", 10, 30, 70.0),
-        PrintedWord("Fee", 50, 60, 50.5),
-        PrintedWord("x" * 40, 40, 60, 70.5),
-    ]
-    turns = reading_turns(words, 9, np.random.default_rng(0))
+    turns = reading_turns(WORDS, 9, np.random.default_rng(0))
     assert {(turn.question, turn.answer) for turn in turns} == {
         ("Read on from Total", "Fee 12.50 Date"),  # no longer than LONGEST_ANSWER
         ("Read on from Fee", "12.50 Date"),
         ("Read on from 12.50", "Date " + "x" * 40),
         ("Read on from Date", "x" * 40),
     }
+    for turn in turns:
+        assert len(turn.letters) == len(turn.answer)
+    (turn,) = (turn for turn in turns if turn.question == "Read on from Fee")
+    assert turn.before.tolist() == [60, 50.5]
+    assert turn.letters[0].tolist() == [90, 51] and turn.letters[6].tolist() == [10, 70]
+    assert turn.letters[5].tolist() == [120, 51]  # a blank is where the letter before it is
+
+
+def test_no_answer_is_told_before_it_is_asked_for():
+    turns = [
+        Turn(*texts, "key_value") for texts in (("A?", "b c"), ("b?", "d"), ("E?", "x c"), ("F?", "b"), ("d?", "g"))
+    ]
+    assert [turn.answer for turn in distinct_turns(turns, 9)] == ["b c", "d", "g"]
+    assert len(distinct_turns(turns, 2)) == 2
+
+
+def test_a_question_knows_where_its_answer_is_printed(root, preset):
+    (shard,) = shards(preset.pages, root)
+    known = 0
+    for index in range(6):
+        centers, codes, _ = shard.letters(index)
+        for turn in asked_turns(shard, index):
+            if turn.letters is not None:
+                known += 1
+                for sign, place in zip(turn.answer, turn.letters, strict=True):
+                    if sign != " ":
+                        assert chr(codes[np.abs(centers - place).sum(1).argmin()]) == sign
+    assert known > 5
+
+
+def test_a_window_says_in_which_cells_letters_are():
+    turn = Turn("?", "ab c", "read_on", (), np.array([(20, 20), (40, 20), (40, 20), (9, 36)]), np.array([9, 20]))
+    before, following = looked_at(turn, 2.0, 0, 1, 3)  # two pixels for each; a window of 3 x 3 cells from row 1 on
+    assert following.tolist() == [1, 2, 2, 3]
+    assert before.tolist() == [0, 1, 2, 2]
+    before, following = looked_at(turn, 2.0, 1, 1, 2)
+    assert following.tolist() == [0, 1, 1, -1]
+    before, following = looked_at(replace(turn, letters=None), 2.0, 0, 1, 3)
+    assert (before == -1).all() and (following == -1).all()
+
+
+def test_glimpses_point_at_the_letters_that_are_to_be_written(root, preset):
+    """In the input, the token that is pointed at is the cell whose centre is nearest to the letter."""
+    reference = Reference("micro")
+    plan = Plan(preset, root, reference)
+    places_ = places(shards(preset.pages, root))
+    pages = Seen(places_, tower_view(reference.model.model.visual), 512, "tower")
+    glimpses = Glimpses(plan.writer, pages, lambda step: [Window(16, 2, 1.0)], reading=1.0)
+    batch = glimpses(3)
+    image = reference.tokenizer.convert_tokens_to_ids("<|image_pad|>")
+    known = batch["following"] >= 0
+    assert known.sum() > 20 and (batch["labels"][known] >= 0).all()
+    assert (batch["input_ids"].gather(1, batch["following"].clamp(min=0))[known] == image).all()
+    assert batch["features"].shape == (2 * 256, 2, 64)
+    expected = pages.view([enlarged(places_[0][0].pixels[0], 512)])[0]
+    np.testing.assert_array_equal(pages.page(*places_[0]), expected)
+    np.testing.assert_array_equal(pages.window(*places_[0], 2, 3, 4)[5], expected[4 * 16 + 3])
+
+
+def test_heads_learn_from_where_they_should_look():
+    attention = torch.tensor([[[[1.0, 0, 0], [0.2, 0.8, 0], [0.1, 0.3, 0.6]]]], requires_grad=True)
+    loss, share = looking_loss(attention, torch.tensor([[UNKNOWN, 0, 0]]))  # written after tokens 0 and 1
+    torch.testing.assert_close(loss, -(torch.tensor([1.0, 0.2]) + 1e-4).log().mean())
+    assert share == 0.5
+    loss, _ = looking_loss(attention, torch.full((1, 3), UNKNOWN))
+    assert loss == 0
+
+
+def test_the_glance_of_the_training_is_the_models(root, preset):
+    """Relevance is trained on features that the model will give it."""
+    torch.manual_seed(0)
+    reference = Reference("micro").eval()
+    plan = Plan(preset, root, reference)
+    found = places(shards(preset.pages, root))[:2]
+    asked = [(place, asked_turns(*place)[0]) for place in found]
+    batch = Questions(plan.writer, found, 512, 2).collate(asked, 0.25)
+    relevance = reference.model.model.arrcoc.relevance
+    heard = []
+    handle = relevance.register_forward_hook(lambda module, inputs, outputs: heard.append(inputs))
+    with torch.no_grad():
+        answer_at_budget(reference.model, batch)
+        cells, grids, question, mask, known = heard.pop()
+        glance = Seen(found, glance_view(reference.model.model.visual, 1), 512, "glance-test")
+        information = Seen(found, information_view, 512, "information-test")
+        glances = Glances(plan.writer, glance, information, 1, 2)
+        looking_step(reference.model, glances.collate([(place, [turn]) for place, turn in asked]))
+    handle.remove()
+    for found_value, expected in zip(heard[0][:4], (cells, grids, question, mask), strict=True):
+        torch.testing.assert_close(found_value.float(), expected.float(), atol=0.05, rtol=0.05)
+    torch.testing.assert_close(heard[0][4]["information"], known["information"])
 
 
 def test_an_answer_is_exact_if_all_its_tokens_are():
@@ -208,14 +315,14 @@ def test_training_resumes_exactly_and_ends_in_a_checkpoint(root, preset, tmp_pat
 
 
 def test_stages_learn_what_they_are_shown(root, preset, tmp_path):
-    """On six documents over and over, losses of reading and answering fall."""
-    longer = replace(preset, reading=24, listening=24, answering=24, rate=6e-3)
+    """On six documents over and over, losses of reading, answering and looking fall."""
+    longer = replace(preset, reading=24, listening=24, looking=24, rate=6e-3)
     reference, _ = train(longer, root, tmp_path, stages=slice(3))
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    for stages, name in ((("reading",), "spotting"), (("listening", "answering"), "answer")):
-        values = [line[name] for line in lines if line["stage"] in stages and name in line]
+    for stage, name in (("reading", "spotting"), ("listening", "answer"), ("looking", "evidence")):
+        values = [line[name] for line in lines if line["stage"] == stage and name in line]
         assert np.mean(values[-5:]) < 0.8 * np.mean(values[:3]), name
-    found = Exam(Writer(reference.tokenizer), places(shards(preset.validation, root)), (256, 128))(
+    found = Exam(Writer(reference.tokenizer), places(shards(preset.validation, root)), (512, 256))(
         reference.eval().model
     )
-    assert {"exact@256", "exact@128"} <= found.keys()
+    assert {"exact@512", "exact@256"} <= found.keys()

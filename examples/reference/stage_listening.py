@@ -1,0 +1,203 @@
+"""Stage 2: the language model alone, on what a tower that stands still has seen: to find words, and to copy them.
+
+To answer, a token must look at the cell of the letter that it writes. With the answer as the only teacher a small
+model learns this very slowly, so some heads are told: one layer where the last letter was, later ones where the next
+one is.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
+
+from arrcoc import ArrCocQwen3VLForConditionalGeneration
+
+from .answering import (
+    IGNORED,
+    PrintedWord,
+    Turn,
+    Writer,
+    asked_turns,
+    distinct_turns,
+    exact_of,
+    printed_words,
+    reading_turns,
+)
+from .features import Seen
+from .loop import Metrics
+from .tokenizer import CELL
+
+
+LAST, NEXT = 1, (2, 3)  # layers whose first head is told where the last letter was, and where the next one is
+UNKNOWN = -1
+
+
+@dataclass(frozen=True)
+class Window:
+    """A share of the batches of a step.
+
+    Args:
+        cells: side of what is seen of a page, in cells.
+        size: pages of a batch.
+        share: of the batches, relative to the others.
+    """
+
+    cells: int
+    size: int
+    share: float
+
+
+def looked_at(turn: Turn, zoom: float, left: int, top: int, cells: int) -> tuple[NDArray, NDArray]:
+    """Cells of a window that hold the letter before each character of an answer, and the character itself.
+
+    Args:
+        turn: the question.
+        zoom: pixels of the picture for each of the document.
+        left, top, cells: place of the window in the picture and its side, in cells.
+
+    Returns:
+        Two arrays `(characters,)`, `UNKNOWN` where nothing is known.
+    """
+    unknown = np.full(len(turn.answer), UNKNOWN)
+    if turn.letters is None or not turn.answer.isascii():
+        return unknown, unknown
+    columns, rows = (np.floor(turn.letters * (zoom / CELL)).astype(np.int64) - (left, top)).T
+    inside = (columns >= 0) & (columns < cells) & (rows >= 0) & (rows < cells)
+    following = np.where(inside, rows * cells + columns, UNKNOWN)
+    before = np.concatenate([[UNKNOWN], following[:-1]])
+    if turn.before is not None:
+        column, row = np.floor(turn.before * (zoom / CELL)).astype(np.int64) - (left, top)
+        before[0] = row * cells + column
+    return before, following
+
+
+@dataclass(frozen=True)
+class Glimpses:
+    """Batches of windows of pages as features, with questions about what is in them.
+
+    Args:
+        writer: of chats.
+        pages: what the tower has seen.
+        windows: of a step, so that little may be seen first.
+        turns: of a chat, at most.
+        reading: share of the turns about whole pages that read on from a word.
+        seed: of the randomness.
+    """
+
+    writer: Writer
+    pages: Seen
+    windows: Callable[[int], Sequence[Window]]
+    turns: int = 4
+    reading: float = 0.3
+    seed: int = 1
+
+    def __call__(self, step: int) -> dict[str, Tensor]:
+        dice = np.random.default_rng((self.seed, step))
+        windows = self.windows(step)
+        shares = np.array([window.share for window in windows])
+        window = windows[dice.choice(len(windows), p=shares / shares.sum())]
+        features, chats, looks = [], [], []
+        while len(chats) < window.size:
+            shard, index = self.pages.places[dice.integers(len(self.pages.places))]
+            left, top = dice.integers(self.pages.rows - window.cells + 1, size=2).tolist()
+            words = self._inside(printed_words(shard, index), left, top, window.cells)
+            turns = reading_turns(words, 3 * self.turns, dice)
+            if window.cells == self.pages.rows:
+                asked = asked_turns(shard, index)
+                chosen = [asked[place] for place in dice.permutation(len(asked))]
+                read = int(dice.binomial(self.turns, self.reading))
+                turns = [*turns[:read], *chosen, *turns[read:]]
+                first = distinct_turns(turns, self.turns)
+                turns = [first[place] for place in dice.permutation(len(first))]
+            if turns := distinct_turns(turns, self.turns):
+                chats.append(turns)
+                looks.append([looked_at(turn, self.pages.zoom, left, top, window.cells) for turn in turns])
+                features.append(self.pages.window(shard, index, left, top, window.cells))
+        inputs = self.writer.batch(chats, [window.cells**2] * len(chats))
+        before, following = self._targets(inputs, chats, looks)
+        side = 2 * window.cells
+        return {
+            **inputs,
+            "before": before,
+            "following": following,
+            "features": torch.from_numpy(np.concatenate(features)),
+            "grids": torch.tensor([[1, side, side]] * len(chats)),
+        }
+
+    def _inside(self, words: list[PrintedWord], left: int, top: int, cells: int) -> list[PrintedWord]:
+        """Words wholly inside of a window."""
+        if cells == self.pages.rows:
+            return words
+        low = np.array([left, top]) * (CELL / self.pages.zoom)
+        high = low + cells * CELL / self.pages.zoom
+        margin = CELL / 4 / self.pages.zoom
+        return [w for w in words if (w.centers >= low + margin).all() and (w.centers < high - margin).all()]
+
+    def _targets(self, inputs: dict[str, Tensor], chats: list[list[Turn]], looks: list) -> tuple[Tensor, Tensor]:
+        """Where in the input the cells stand that are to be looked at when a token is written `(chats, length)`."""
+        before, following = (torch.full_like(inputs["labels"], UNKNOWN) for _ in range(2))
+        first = int(inputs["mm_token_type_ids"][0].argmax())  # all chats begin alike
+        for row, (turns, found) in enumerate(zip(chats, looks, strict=True)):
+            labels = inputs["labels"][row]
+            starts = ((labels[1:] != IGNORED) & (labels[:-1] == IGNORED)).nonzero()[:, 0] + 1
+            for start, turn, cells in zip(starts.tolist(), turns, found, strict=True):
+                for target, values in zip((before, following), cells, strict=True):
+                    place = torch.from_numpy(np.where(values == UNKNOWN, UNKNOWN, values + first))
+                    target[row, start : start + len(turn.answer)] = place
+        return before, following
+
+
+def listen(model: ArrCocQwen3VLForConditionalGeneration, batch: dict[str, Any], attentions: bool) -> Any:
+    """The language model's output on features."""
+    base = model.model
+    counts = (batch["grids"][:, 1] * batch["grids"][:, 2] // 4).tolist()
+    pooled, *deepstack = (layer.float().split(counts) for layer in batch["features"].unbind(1))  # (cells, dim) a page
+    seen = BaseModelOutputWithDeepstackFeatures(pooler_output=pooled, deepstack_features=deepstack)
+    return base(
+        input_ids=batch["input_ids"],
+        attention_mask=batch["attention_mask"],
+        mm_token_type_ids=batch["mm_token_type_ids"],
+        image_grid_thw=batch["grids"],
+        mm_encoder_outputs={"image": seen},
+        use_cache=False,
+        output_attentions=attentions,
+    )
+
+
+def looking_loss(attention: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Loss of where a layer's first head looks, and how often most of its weight is there.
+
+    Args:
+        attention: `(chats, heads, length, length)`.
+        target: `(chats, length)` where it should look when each token is written, or `UNKNOWN`.
+    """
+    known = target[:, 1:] != UNKNOWN
+    weights = attention[:, 0, :-1][known].float()  # (known, length)
+    there = weights.gather(1, target[:, 1:][known][:, None])[:, 0]
+    if len(there) == 0:
+        return attention.sum() * 0, attention.new_zeros(())
+    return -(there + 1e-4).log().mean(), (there > 0.5).float().mean()
+
+
+def listening_step(
+    model: ArrCocQwen3VLForConditionalGeneration, guidance: float, batch: dict[str, Any]
+) -> tuple[Tensor, Metrics]:
+    """Loss of a batch's answers, and of where heads look for them, weighted with `guidance`."""
+    labels = batch["labels"]
+    with torch.autocast(batch["features"].device.type, dtype=torch.bfloat16):
+        found = listen(model, batch, True)
+        logits = model.lm_head(found.last_hidden_state[:, :-1][labels[:, 1:] != IGNORED]).float()
+    loss = F.cross_entropy(logits, labels[:, 1:][labels[:, 1:] != IGNORED])
+    right = [good for chat in exact_of(logits, labels) for good in chat]
+    metrics = {"answer": loss.item(), "exact": sum(right) / len(right)}
+    for name, layer in (("before", LAST), *(("following", layer) for layer in NEXT)):
+        looking, share = looking_loss(found.attentions[layer], batch[name])
+        loss = loss + guidance * looking
+        metrics[name] = share.item()
+    return loss, metrics
