@@ -18,6 +18,7 @@ from typing import Any
 
 USER_ERROR = 2
 INTERRUPTED = 130
+BUNDLED = "arrcoc-tiny"
 HOSTS = ("qwen3_vl", "qwen2_5_vl")
 POLICIES = ("lod", "tiers", "uniform", "random", "topk")
 STAGES = ("features", "pixels")
@@ -125,13 +126,23 @@ def add_inspect(commands: Any) -> None:
     parser.add_argument("--json", dest="as_json", action="store_true", help="print one JSON object")
 
 
+def add_bundled_model(parser: argparse.ArgumentParser) -> None:
+    """The checkpoint, where one that comes with the package will do."""
+    parser.add_argument(
+        "--model",
+        default=BUNDLED,
+        metavar="DIR",
+        help=f"checkpoint folder, or its name on the Hub ({BUNDLED}, bundled)",
+    )
+
+
 def add_ask(commands: Any) -> None:
     parser = commands.add_parser(
         "ask",
         help="ask a question about an image under a token budget",
         description="Answer a question about an image with a wrapped or stock checkpoint, and say what it took.",
     )
-    parser.add_argument("--model", required=True, metavar="DIR", help="checkpoint folder, or its name on the Hub")
+    add_bundled_model(parser)
     parser.add_argument("--image", required=True, type=Path, metavar="FILE", help="the image")
     parser.add_argument("--question", required=True, metavar="TEXT", help="the question")
     parser.add_argument("--token-budget", type=token_budget, metavar="K", help=f"{BUDGET_HELP} (the checkpoint's own)")
@@ -141,6 +152,17 @@ def add_ask(commands: Any) -> None:
     parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps (an accelerator if there is one)")
     parser.add_argument("--show", type=new_picture, metavar="PNG", help="draw where the tokens went")
     parser.add_argument("--json", dest="as_json", action="store_true", help="print one JSON object")
+
+
+def add_demo(commands: Any) -> None:
+    parser = commands.add_parser(
+        "demo",
+        help="let the bundled model answer about the bundled form at several budgets",
+        description="Ask three questions about a form at 100, 25 and 10 % of its visual tokens, and write pictures of "
+        "where the model looked.",
+    )
+    parser.add_argument("--out", type=Path, default=Path("demo_out"), metavar="DIR", help="for pictures (demo_out)")
+    add_bundled_model(parser)
 
 
 def add_wrap(commands: Any) -> None:
@@ -245,7 +267,9 @@ def add_task_options(parser: argparse.ArgumentParser) -> None:
         "spot, with options such as synthetic:1000,size=512,kinds=form+receipt,split=heldout,clear",
     )
     parser.add_argument("--out", required=True, type=Path, metavar="RUN", help="folder of the run; continued if begun")
-    parser.add_argument("--n", type=whole_number(1), metavar="N", help="questions a task, drawn at random (all)")
+    # torchrun takes `--n` of a program that it starts for one of its own options.
+    questions = "questions a task, drawn at random (all)"
+    parser.add_argument("--n", "--questions", type=whole_number(1), metavar="N", help=questions)
     parser.add_argument("--metric", metavar="NAME", help="score of rows from files (anls)")
     parser.add_argument("--instruction", default="", metavar="TEXT", help="what follows the question of such rows")
     parser.add_argument("--max-new-tokens", type=whole_number(1), default=64, metavar="N", help="longest answer (64)")
@@ -264,7 +288,9 @@ def add_eval(commands: Any) -> None:
         "run that was cut off is continued by the same command; processes started by accelerate or torchrun share it.",
     )
     parser.set_defaults(command="evaluate")
-    parser.add_argument("--model", metavar="DIR", help="checkpoint folder, or its name on the Hub")
+    parser.add_argument(
+        "--model", metavar="DIR", help=f"checkpoint folder, its name on the Hub, or {BUNDLED} for the bundled one"
+    )
     parser.add_argument(
         "--budgets",
         type=comma_separated(token_budget),
@@ -367,6 +393,7 @@ def build_parser() -> argparse.ArgumentParser:
     for add in (
         add_inspect,
         add_ask,
+        add_demo,
         add_wrap,
         add_synth,
         add_preflight,

@@ -1,7 +1,8 @@
-"""Draw the document of the demo: an invoice with a letterhead, a table, a photograph, a stamp and much blank paper.
+"""Draw the bundled pages: an invoice with a letterhead, a table, a photograph, a stamp and much blank paper, and a
+small form in large print.
 
-    python examples/draw_demo_document.py            # writes modeling_arrcoc/assets/demo_document.png
-    python examples/draw_demo_document.py --out F    # writes F
+    python examples/draw_demo_document.py              # writes both into modeling_arrcoc/assets
+    python examples/draw_demo_document.py --out DIR    # writes both into DIR
 
 Every company, person and number in it is invented. Needs Pillow 11.2 or newer (strokes thinner than a pixel).
 """
@@ -14,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 
 
-ASSET = Path(__file__).parent.parent / "modeling_arrcoc" / "assets" / "demo_document.png"
+ASSETS = Path(__file__).parent.parent / "modeling_arrcoc" / "assets"
 WIDTH, HEIGHT = 1024, 1344
 MARGIN = 88
 INK, GRAY, TEAL, RED = (34, 36, 40), (120, 124, 130), (22, 96, 108), (176, 42, 48)
@@ -27,6 +28,16 @@ ITEMS = [
     ("CL-007", "Alignment and cleaning", 1, 95.00),
 ]
 TAX_RATE = 0.19
+
+FORM_SIDE = 256
+FORM_TITLE = "Mooring Permit"
+ENTRIES = [
+    ("Captain", "Tessa Ferris"),
+    ("Boat", "Sea Otter"),
+    ("Berth", "4127"),
+    ("Until", "17-OCT-2024"),
+    ("Fee", "86.50"),
+]
 
 
 def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
@@ -174,12 +185,34 @@ def draw_document() -> Image.Image:
     return page
 
 
+def draw_form() -> Image.Image:
+    """Draw the form, with letters as large as the bundled model has learned to read.
+
+    Returns:
+        `PIL.Image.Image` (RGB) of 256 by 256 pixels.
+    """
+    page = Image.new("RGB", (FORM_SIDE, FORM_SIDE), "white")
+    paint = ImageDraw.Draw(page)
+    left = (FORM_SIDE - font(24).getlength(FORM_TITLE)) / 2
+    paint.text((left, 16), FORM_TITLE, fill=INK, font=font(24), stroke_width=0.4)
+    for row, (key, value) in enumerate(ENTRIES):
+        top = 70 + 34 * row
+        paint.text((18, top), f"{key}:", fill=INK, font=font(18))
+        paint.text((104, top), value, fill=INK, font=font(18))
+        paint.line((100, top + 24, FORM_SIDE - 18, top + 24), fill=GRAY)
+    return page
+
+
+PAGES = {"demo_document.png": draw_document, "demo_form.png": draw_form}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=ASSET, help="where to write the PNG")
+    parser.add_argument("--out", type=Path, default=ASSETS, help="folder to write to")
     out = parser.parse_args().out
-    draw_document().save(out, optimize=True)
-    print(f"{out}: {out.stat().st_size / 1000:.0f} kB")
+    for name, draw in PAGES.items():
+        draw().save(out / name, optimize=True)
+        print(f"{out / name}: {(out / name).stat().st_size / 1000:.0f} kB")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from .configuration_arrcoc import ArrCocConfig, ArrCocQwen2_5_VLConfig, ArrCocQw
 from .modeling_arrcoc_qwen2_5_vl import ArrCocQwen2_5_VLForConditionalGeneration, ArrCocQwen2_5_VLModel
 from .modeling_arrcoc_qwen3_vl import ArrCocQwen3VLForConditionalGeneration, ArrCocQwen3VLModel
 from .outputs import Allocation
+from .pretrained import reference
 from .processing import ArrCocProcessor
 
 
@@ -43,4 +44,5 @@ __all__ = [
     "ArrCocQwen3VLModel",
     "allocate",
     "load_arrcoc_model",
+    "reference",
 ]

@@ -1,4 +1,5 @@
-"""What a user installs: metadata, pinned versions, the model card's template, the demo document, the wheel."""
+"""What a user installs: metadata, pinned versions, the model card's template, the bundled pages and checkpoint, the
+wheel."""
 
 import ast
 import importlib.metadata
@@ -12,13 +13,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from huggingface_hub import ModelCard, ModelCardData
 from packaging.requirements import Requirement
 from PIL import Image
 
 import arrcoc
-from examples.draw_demo_document import ASSET, draw_document
+from arrcoc.pretrained import reference_folder
+from examples.draw_demo_document import ASSETS, PAGES
 
 
 ROOT = Path(__file__).parents[1]
@@ -81,13 +84,49 @@ def test_model_card_template_renders_to_valid_metadata():
         compile(code, "model_card.md", "exec")
 
 
-def test_demo_document_is_what_its_script_draws():
-    drawn = draw_document()
-    with Image.open(ASSET) as saved:
-        assert saved.size == drawn.size == (1024, 1344) and saved.mode == drawn.mode == "RGB"
+@pytest.mark.parametrize(("name", "size"), [("demo_document.png", (1024, 1344)), ("demo_form.png", (256, 256))])
+def test_bundled_pages_are_what_their_script_draws(name, size):
+    drawn = PAGES[name]()
+    with Image.open(ASSETS / name) as saved:
+        assert saved.size == drawn.size == size and saved.mode == drawn.mode == "RGB"
         # Releases of Pillow and FreeType differ in the edges of letters.
         assert np.abs(np.asarray(saved, float) - np.asarray(drawn, float)).mean() < 0.5
-    assert ASSET.stat().st_size < 300_000
+    assert (ASSETS / name).stat().st_size < 300_000
+
+
+def test_bundled_checkpoint_is_small_and_complete():
+    files = {path.name: path.stat().st_size for path in reference_folder().iterdir()}
+    assert set(files) == {
+        "README.md",
+        "chat_template.jinja",
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "processor_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }
+    assert files["model.safetensors"] <= 16_000_000
+
+
+def test_bundled_checkpoint_loads_without_remote_code():
+    model, processor = arrcoc.reference("tiny")
+    assert type(model) is arrcoc.ArrCocQwen3VLForConditionalGeneration and model.dtype == torch.bfloat16
+    assert type(processor) is arrcoc.ArrCocProcessor and processor.tokenizer.padding_side == "left"
+    assert arrcoc.reference("tiny", dtype=torch.float32)[0].dtype == torch.float32
+    with pytest.raises(ValueError, match="one of 'tiny', found 'huge'"):
+        arrcoc.reference("huge")
+
+
+def test_card_of_the_bundled_checkpoint():
+    card = (reference_folder() / "README.md").read_text(encoding="utf-8")
+    assert "{{" not in card
+    metadata = yaml.safe_load(card.split("---")[1])
+    assert metadata["library_name"] == "transformers" and metadata["pipeline_tag"] == "image-text-to-text"
+    (code,) = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
+    found: dict[str, Any] = {}
+    exec(code, found)
+    assert found["inputs"]["image_token_budgets"].tolist() == [64] and found["answer"] == found["answer"].strip()
 
 
 @pytest.mark.slow
@@ -110,7 +149,7 @@ def test_wheel_works_away_from_the_repository(tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     assert {"arrcoc_cli.py", "arrcoc/py.typed", "arrcoc/processing/__init__.py"} <= names
-    assert "arrcoc/assets/demo_document.png" in names
+    assert {"arrcoc/assets/demo_document.png", "arrcoc/assets/arrcoc-tiny/model.safetensors"} <= names
     assert {name.split("/")[0].split("-")[0] for name in names} == {"arrcoc", "arrcoc_cli.py"}
 
     site = tmp_path / "site"

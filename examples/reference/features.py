@@ -1,8 +1,10 @@
 """What a tower that stands still makes of drawn documents, kept beside them: what learns from it need not wait."""
 
+import hashlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -64,19 +66,21 @@ def information_view(pages: list[NDArray]) -> NDArray:
 
 @dataclass(frozen=True)
 class Seen:
-    """Documents through a view, computed the first time and then kept.
+    """Documents through a view, computed the first time and then kept, for these weights alone.
 
     Args:
         places: documents, square and of one size.
         view: what is made of them.
         side: in pixels that they are seen at.
-        name: of the files; another one for another view.
+        name: of the view.
+        tower: whose weights the view depends on, if on any; it must stand still from the first page on.
     """
 
     places: Sequence[Place]
     view: View
     side: int
     name: str
+    tower: nn.Module | None = None
     _loaded: dict[Path, NDArray] = field(default_factory=dict)
 
     @property
@@ -102,8 +106,16 @@ class Seen:
         page = page.reshape(self.rows, self.rows, *page.shape[1:])
         return page[top : top + cells, left : left + cells].reshape(cells**2, *page.shape[2:])
 
+    @cached_property
+    def file(self) -> str:
+        """Name of the files: of the view, and of the weights that it was computed with."""
+        digest = hashlib.sha256()
+        for name, values in (self.tower.state_dict() if self.tower is not None else {}).items():
+            digest.update(name.encode() + values.float().cpu().numpy().tobytes())
+        return f"{self.name}-{self.side}-{digest.hexdigest()[:12]}.npy"
+
     def _load(self, shard: Shard) -> NDArray:
-        path = Path(shard.folder) / f"{self.name}-{self.side}.npy"
+        path = Path(shard.folder) / self.file
         if not path.exists():
             found = []
             for begin in range(0, len(shard.pixels), _AT_ONCE):

@@ -12,7 +12,7 @@ from arrcoc import ArrCocQwen3VLConfig, ArrCocQwen3VLForConditionalGeneration
 SIZES = {
     "tiny": ((192, 6), (192, 5), 128),
     "small": ((128, 4), (128, 4), 96),
-    "micro": ((64, 2), (64, 2), 32),
+    "micro": ((64, 2), (64, 4), 32),
 }
 
 

@@ -26,6 +26,8 @@ BLOCK = {
     "glance_level": GLANCE,
     "query_scorer": "none",
     "salience_weight": 0,
+    "query_weight": 10.0,  # what is asked for decides; this and the floor were chosen on validation pages
+    "relevance_floor": 2e-4,
 }
 BUDGET_SHARES = (1.0, 0.5, 0.25, 0.1, 0.05)
 
@@ -203,15 +205,15 @@ class Plan:
             goal=("validation", preset.goal),
         )
 
-    def _seen(self, drawing: Drawing, view: View, name: str) -> Seen:
-        """Documents of a drawing as the tower sees them, once it stands still."""
-        found = places(shards(drawing, self.root))
-        return Seen(found, view, self.preset.side, name)
+    def _seen(self, drawing: Drawing, view: View, name: str, tower: nn.Module | None = None) -> Seen:
+        """Documents of a drawing through a view."""
+        return Seen(places(shards(drawing, self.root)), view, self.preset.side, name, tower)
 
     def _listening(self) -> Stage:
         """The language model alone, of pages that a tower that stands still has seen; first of small windows."""
         preset, reference = self.preset, self.reference
-        pages = self._seen(preset.pages, tower_view(reference.model.model.visual), "tower")
+        tower = reference.model.model.visual
+        pages = self._seen(preset.pages, tower_view(tower), "tower", tower)
         held = places(shards(preset.validation, self.root))[: preset.exam]
         windows = Widening(preset.side // CELL, preset.chats, preset.listening)
         return Stage(
@@ -228,7 +230,8 @@ class Plan:
         preset, model = self.preset, self.reference.model
 
         def glances(drawing: Drawing, size: int) -> Glances:
-            glance = self._seen(drawing, glance_view(model.model.visual, GLANCE), "glance")
+            tower = model.model.visual
+            glance = self._seen(drawing, glance_view(tower, GLANCE), "glance", tower)
             information = self._seen(drawing, information_view, "information")
             return Glances(self.writer, glance, information, GLANCE, size)
 

@@ -5,7 +5,8 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from arrcoc.cli.checkpoints import chat_inputs, load_model, load_processor
+from arrcoc.cli.checkpoints import chat_inputs, checkpoint_folder, load_model, load_processor
+from arrcoc.pretrained import reference_folder
 
 
 @pytest.fixture(scope="session")
@@ -57,6 +58,13 @@ def test_text_output_and_picture(run, wrapped_folder, picture, tmp_path):
     assert "visual tokens 2" in lines[-2] and lines[-2].endswith(" s") and lines[-1] == f"picture {shown}"
     with Image.open(shown) as drawn:
         assert drawn.width > 300
+
+
+def test_the_bundled_checkpoint_is_used_when_none_is_named(run, picture):
+    assert checkpoint_folder("arrcoc-tiny") == reference_folder("tiny")
+    question = ("--image", picture, "--question", "What is the total?", "--max-new-tokens", 4, "--json")
+    default, named = (json.loads(run("ask", *more, *question)[1]) for more in ((), ("--model", "arrcoc-tiny")))
+    assert default["answer"] == named["answer"] and default["visual_tokens"] == default["native_tokens"] >= 256
 
 
 def test_budget_defaults_to_the_checkpoints_own(run, wrapped_folder, picture):

@@ -216,7 +216,8 @@ def test_glimpses_point_at_the_letters_that_are_to_be_written(root, preset):
     reference = Reference("micro")
     plan = Plan(preset, root, reference)
     places_ = places(shards(preset.pages, root))
-    pages = Seen(places_, tower_view(reference.model.model.visual), 512, "tower")
+    tower = reference.model.model.visual
+    pages = Seen(places_, tower_view(tower), 512, "tower", tower)
     glimpses = Glimpses(plan.writer, pages, lambda step: [Window(16, 2, 1.0)], reading=1.0)
     batch = glimpses(3)
     image = reference.tokenizer.convert_tokens_to_ids("<|image_pad|>")
@@ -225,8 +226,18 @@ def test_glimpses_point_at_the_letters_that_are_to_be_written(root, preset):
     assert (batch["input_ids"].gather(1, batch["following"].clamp(min=0))[known] == image).all()
     assert batch["features"].shape == (2 * 256, 2, 64)
     expected = pages.view([enlarged(places_[0][0].pixels[0], 512)])[0]
-    np.testing.assert_array_equal(pages.page(*places_[0]), expected)
-    np.testing.assert_array_equal(pages.window(*places_[0], 2, 3, 4)[5], expected[4 * 16 + 3])
+    np.testing.assert_allclose(pages.page(*places_[0]), expected, atol=0.02)  # in bfloat16, in another batch
+    np.testing.assert_array_equal(pages.window(*places_[0], 2, 3, 4)[5], pages.page(*places_[0])[4 * 16 + 3])
+
+
+def test_kept_features_are_those_of_the_tower_that_is_there(root, preset):
+    (place, *_) = places(shards(preset.pages, root))
+    found = []
+    for seed in (5, 6):
+        torch.manual_seed(seed)
+        tower = Reference("micro").model.model.visual
+        found.append(Seen([place], tower_view(tower), 512, "tower", tower).page(*place))
+    assert np.abs(found[0] - found[1]).max() > 0.01
 
 
 def test_heads_learn_from_where_they_should_look():
@@ -252,8 +263,9 @@ def test_the_glance_of_the_training_is_the_models(root, preset):
     with torch.no_grad():
         answer_at_budget(reference.model, batch)
         cells, grids, question, mask, known = heard.pop()
-        glance = Seen(found, glance_view(reference.model.model.visual, 1), 512, "glance-test")
-        information = Seen(found, information_view, 512, "information-test")
+        tower = reference.model.model.visual
+        glance = Seen(found, glance_view(tower, 1), 512, "glance", tower)
+        information = Seen(found, information_view, 512, "information")
         glances = Glances(plan.writer, glance, information, 1, 2)
         looking_step(reference.model, glances.collate([(place, [turn]) for place, turn in asked]))
     handle.remove()
@@ -316,12 +328,13 @@ def test_training_resumes_exactly_and_ends_in_a_checkpoint(root, preset, tmp_pat
 
 def test_stages_learn_what_they_are_shown(root, preset, tmp_path):
     """On six documents over and over, losses of reading, answering and looking fall."""
-    longer = replace(preset, reading=24, listening=24, looking=24, rate=6e-3)
+    longer = replace(preset, reading=24, listening=24, looking=60, rate=6e-3)
     reference, _ = train(longer, root, tmp_path, stages=slice(3))
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    for stage, name in (("reading", "spotting"), ("listening", "answer"), ("looking", "evidence")):
+    shares = (("reading", "spotting", 0.8), ("listening", "answer", 0.8), ("looking", "evidence", 0.9))
+    for stage, name, share in shares:
         values = [line[name] for line in lines if line["stage"] == stage and name in line]
-        assert np.mean(values[-5:]) < 0.8 * np.mean(values[:3]), name
+        assert np.mean(values[-5:]) < share * np.mean(values[:3]), name
     found = Exam(Writer(reference.tokenizer), places(shards(preset.validation, root)), (512, 256))(
         reference.eval().model
     )
