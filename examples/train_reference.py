@@ -24,18 +24,18 @@ from reference import workers
 from reference.cache import start_drawing
 from reference.loop import Trainer
 from reference.presets import PRESETS, Plan, Reference
-from reference.tokenizer import build_processor
+from reference.tokenizer import CELL, build_processor
 
 
 # Freed memory stays with the process: handing it back costs page faults, half the time of a step.
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(2**33), "MALLOC_TRIM_THRESHOLD_": str(2**33)}
 
 
-def save_checkpoint(reference: Reference, folder: Path) -> None:
-    """Write model and processor, for `from_pretrained`."""
+def save_checkpoint(reference: Reference, folder: Path, side: int) -> None:
+    """Write model and processor, for `from_pretrained`; the processor enlarges pages to `side` pixels."""
     model = copy.deepcopy(reference.model).to("cpu", torch.bfloat16)
     model.save_pretrained(folder)
-    build_processor().save_pretrained(folder)
+    build_processor(least_cells=(side // CELL) ** 2).save_pretrained(folder)
 
 
 def main() -> None:
@@ -74,7 +74,7 @@ def main() -> None:
     for process in drawers:
         process.join()
     if finished and worker[0] == 0:
-        save_checkpoint(reference, options.out / "checkpoint")
+        save_checkpoint(reference, options.out / "checkpoint", preset.side)
         reference.eval()
         with torch.no_grad():
             results = plan.exam(preset.heldout)(reference.model)

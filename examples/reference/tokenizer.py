@@ -59,11 +59,8 @@ def build_tokenizer() -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def build_processor(least_cells: int = 256, most_cells: int = 2304) -> ArrCocProcessor:
-    """The processor: patches of 16 px, two by two a cell, pictures of `least_cells` to `most_cells` cells.
-
-    Smaller pictures are enlarged: letters that fill a cell are the ones that a small model learns to read.
-    """
+def build_processor(least_cells: int = 4, most_cells: int = 2304) -> ArrCocProcessor:
+    """The processor: patches of 16 px, two by two a cell; smaller and larger pictures are resized to the bounds."""
     image_processor = Qwen2VLImageProcessorPil(
         patch_size=16,
         temporal_patch_size=2,

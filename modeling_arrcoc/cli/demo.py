@@ -13,7 +13,7 @@ from .viewer import draw_report
 
 
 FORM = "demo_form.png"
-QUESTIONS = tuple(f'What is written next to "{key}"?' for key in ("Captain", "Berth", "Fee"))
+QUESTIONS = tuple(f'What is written next to "{key}"?' for key in ("Until", "Berth", "Fee"))
 BUDGETS: tuple[float, ...] = (1.0, 0.25, 0.1)
 MAX_NEW_TOKENS = 32
 

@@ -97,7 +97,7 @@ def test_tokenizer_writes_every_text_and_qwens_chat():
 def test_batches_are_what_the_processor_makes(root, preset):
     shard = shards(preset.pages, root)[0]
     picture, question = enlarged(shard.pixels[0], 512), "What is the total?"
-    processor = build_processor()
+    processor = build_processor(least_cells=256)
     message = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}
     text = processor.apply_chat_template([message], add_generation_prompt=True)
     expected = processor(images=[Image.fromarray(shard.pixels[0])], text=[text], return_tensors="pt")
@@ -319,7 +319,7 @@ def test_training_resumes_exactly_and_ends_in_a_checkpoint(root, preset, tmp_pat
 
     from train_reference import save_checkpoint
 
-    save_checkpoint(straight, tmp_path / "checkpoint")
+    save_checkpoint(straight, tmp_path / "checkpoint", 512)
     model = ArrCocQwen3VLForConditionalGeneration.from_pretrained(tmp_path / "checkpoint")
     assert type(model.model.visual.patch_embed).__name__ == "Qwen3VLVisionPatchEmbed"
     saved = straight.model.model.visual.patch_embed.proj.weight
