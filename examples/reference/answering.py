@@ -5,11 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from .cache import Shard
+from .loop import Metrics
 
 
 IGNORED = -100
@@ -83,15 +85,15 @@ def letters_of(words: Sequence[PrintedWord]) -> NDArray:
     return np.concatenate(blanks)[:-1]
 
 
-def asked_turns(shard: Shard, index: int, kinds: frozenset[str] | None = None) -> list[Turn]:
-    """The generator's questions about a document, of the given kinds, with answers of a sane length.
+def asked_turns(shard: Shard, index: int) -> list[Turn]:
+    """The generator's questions about a document, with answers of a sane length.
 
     Where the words inside of the evidence are the answer, the turn says where its letters stand.
     """
     words, turns = reading_order(printed_words(shard, index)), []
     for question in shard.questions[index]:
-        answer, kind = question["answers"][0], question["kind"]
-        if (kinds is not None and kind not in kinds) or len(answer) > LONGEST_ANSWER:
+        answer = question["answers"][0]
+        if len(answer) > LONGEST_ANSWER:
             continue
         boxes = np.array(question["evidence"], np.float32).reshape(-1, 4)
         middles = np.array([word.centers.mean(0) for word in words]).reshape(-1, 1, 2)
@@ -99,27 +101,25 @@ def asked_turns(shard: Shard, index: int, kinds: frozenset[str] | None = None) -
         found = [word for word, is_in in zip(words, inside, strict=True) if is_in]
         is_printed = bool(found) and " ".join(word.text for word in found) == answer
         letters = letters_of(found) if is_printed else None
-        turns.append(Turn(question["text"], answer, kind, tuple(map(tuple, question["evidence"])), letters))
+        evidence = tuple(map(tuple, question["evidence"]))
+        turns.append(Turn(question["text"], answer, question["kind"], evidence, letters))
     return turns
 
 
-def reading_turns(
-    words: Sequence[PrintedWord], count: int, dice: np.random.Generator, longest: int = READ_ON
-) -> list[Turn]:
+def reading_turns(words: Sequence[PrintedWord], count: int, dice: np.random.Generator) -> list[Turn]:
     """Turns that ask to read on from a word: to find what is named and to copy what follows is most of answering.
 
     Args:
         words: of `printed_words`.
         count: turns at most.
         dice: source of randomness.
-        longest: words of an answer, at most.
     """
     order = reading_order(words)
     texts = [word.text for word in order]
     unique = [place for place in range(len(order) - 1) if texts.count(texts[place]) == 1]
     turns: list[Turn] = []
     for place in dice.permutation(unique).tolist():
-        following = order[place + 1 : place + 1 + longest]
+        following = order[place + 1 : place + 1 + READ_ON]
         while len(following) > 1 and sum(len(word.text) + 1 for word in following) > LONGEST_ANSWER:
             following = following[:-1]
         answer = " ".join(word.text for word in following)
@@ -224,8 +224,21 @@ def exact_answers(predicted: Tensor, labels: Tensor) -> list[list[bool]]:
     return found
 
 
+def answer_logits(model: nn.Module, hidden: Tensor, labels: Tensor) -> Tensor:
+    """Logits `(labels, vocabulary)` of the tokens that are asked for, from states `(chats, length, dim)`."""
+    with torch.autocast(hidden.device.type, dtype=torch.bfloat16):
+        return model.lm_head(hidden[:, :-1][labels[:, 1:] != IGNORED]).float()
+
+
 def exact_of(logits: Tensor, labels: Tensor) -> list[list[bool]]:
-    """Of each chat, whether each answer is right; from logits `(labels, vocabulary)`."""
+    """Of each chat, whether each answer is right; from logits of `answer_logits`."""
     predicted = torch.full_like(labels, -1)
     predicted[:, :-1][labels[:, 1:] != IGNORED] = logits.argmax(-1)
     return exact_answers(predicted, labels)
+
+
+def answer_loss(logits: Tensor, labels: Tensor) -> tuple[Tensor, Metrics]:
+    """Loss of answers, and how many are right; from logits of `answer_logits`."""
+    loss = F.cross_entropy(logits, labels[:, 1:][labels[:, 1:] != IGNORED])
+    right = [good for chat in exact_of(logits, labels) for good in chat]
+    return loss, {"answer": loss.item(), "exact": sum(right) / len(right)}

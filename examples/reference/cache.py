@@ -80,11 +80,6 @@ class Shard:
         """Of each document: `text, answers, evidence, kind`."""
         return json.loads((self.folder / "questions.json").read_text())
 
-    @cached_property
-    def kinds(self) -> list[str]:
-        """Kind of each document."""
-        return json.loads((self.folder / "kinds.json").read_text())
-
     def letters(self, index: int) -> tuple[NDArray, NDArray, NDArray]:
         """Of a document: centres `(letters, 2)` as x, y in pixels, code points, and whether a letter starts a word."""
         part = slice(*self._letters["ends"][index : index + 2])
@@ -133,7 +128,6 @@ def draw_shard(drawing: Drawing, number: int, folder: Path) -> None:
         for document in documents
     ]
     (part / "questions.json").write_text(json.dumps(questions))
-    (part / "kinds.json").write_text(json.dumps([document.kind for document in documents]))
     os.replace(part, folder)
 
 

@@ -26,6 +26,11 @@ GRAY = np.array((0.299, 0.587, 0.114), np.float32) / 255
 _AT_ONCE = 8  # documents
 
 
+def places(shards: Sequence[Shard]) -> list[Place]:
+    """All documents of some shards."""
+    return [(shard, index) for shard in shards for index in range(len(shard.questions))]
+
+
 def enlarged(pixels: NDArray, side: int) -> NDArray:
     """A document `(height, width, 3)` uint8 as a square of `side` pixels, resized as the processor would."""
     if pixels.shape[:2] == (side, side):

@@ -3,18 +3,19 @@
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
 from .answering import Writer
 from .cache import Drawing, shards
-from .features import Seen, View, glance_view, information_view, tower_view
+from .features import Seen, View, glance_view, information_view, places, tower_view
 from .loop import Stage
 from .model import build_model, quicken
 from .reading import Reader
-from .stage_answering import Exam, places
+from .stage_budgets import Exam, Questions, budget_step
 from .stage_listening import Glimpses, Window, listening_step
-from .stage_looking import BudgetExam, Glances, Questions, budget_step, looking_step, measure_looking
+from .stage_looking import Glances, looking_step, measure_looking
 from .stage_reading import Crops, measure_reading, reading_step
 from .tokenizer import CELL, build_tokenizer
 
@@ -183,9 +184,10 @@ class Plan:
         """All stages in their order."""
         return [self._reading(), self._listening(), self._looking(), self._budgets()]
 
-    def exam(self, drawing: Drawing, documents: int | None = None) -> BudgetExam:
-        """What the model can do at several budgets."""
-        return BudgetExam(Questions(self.writer, places(shards(drawing, self.root))[:documents], self.preset.side, 32))
+    def exam(self, drawing: Drawing, documents: int | None = None, **options: Any) -> Exam:
+        """What the model can do, on some documents or all."""
+        found = places(shards(drawing, self.root))[:documents]
+        return Exam(Questions(self.writer, found, self.preset.side, size=32), **options)
 
     def _reading(self) -> Stage:
         preset, reference = self.preset, self.reference
@@ -214,7 +216,6 @@ class Plan:
         preset, reference = self.preset, self.reference
         tower = reference.model.model.visual
         pages = self._seen(preset.pages, tower_view(tower), "tower", tower)
-        held = places(shards(preset.validation, self.root))[: preset.exam]
         windows = Widening(preset.side // CELL, preset.chats, preset.listening)
         return Stage(
             name="listening",
@@ -222,7 +223,7 @@ class Plan:
             rates={"model.model.language_model": preset.rate / 2},
             batch=Glimpses(self.writer, pages, windows),
             loss=partial(listening_step, reference.model, 0.3),
-            validate=partial(Exam(self.writer, held, (preset.side,)), reference.model),
+            validate=partial(self.exam(preset.validation, preset.exam, shares=(1.0,)), reference.model),
             decay=0.5,
         )
 
@@ -233,7 +234,7 @@ class Plan:
             tower = model.model.visual
             glance = self._seen(drawing, glance_view(tower, GLANCE), "glance", tower)
             information = self._seen(drawing, information_view, "information")
-            return Glances(self.writer, glance, information, GLANCE, size)
+            return Glances(self.writer, glance, information, size)
 
         return Stage(
             name="looking",

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
@@ -23,9 +22,10 @@ from .answering import (
     PrintedWord,
     Turn,
     Writer,
+    answer_logits,
+    answer_loss,
     asked_turns,
     distinct_turns,
-    exact_of,
     printed_words,
     reading_turns,
 )
@@ -153,8 +153,8 @@ class Glimpses:
         return before, following
 
 
-def listen(model: ArrCocQwen3VLForConditionalGeneration, batch: dict[str, Any], attentions: bool) -> Any:
-    """The language model's output on features."""
+def listen(model: ArrCocQwen3VLForConditionalGeneration, batch: dict[str, Any]) -> Any:
+    """The language model's output on features, with its attention."""
     base = model.model
     counts = (batch["grids"][:, 1] * batch["grids"][:, 2] // 4).tolist()
     pooled, *deepstack = (layer.float().split(counts) for layer in batch["features"].unbind(1))  # (cells, dim) a page
@@ -166,7 +166,7 @@ def listen(model: ArrCocQwen3VLForConditionalGeneration, batch: dict[str, Any], 
         image_grid_thw=batch["grids"],
         mm_encoder_outputs={"image": seen},
         use_cache=False,
-        output_attentions=attentions,
+        output_attentions=True,
     )
 
 
@@ -189,13 +189,10 @@ def listening_step(
     model: ArrCocQwen3VLForConditionalGeneration, guidance: float, batch: dict[str, Any]
 ) -> tuple[Tensor, Metrics]:
     """Loss of a batch's answers, and of where heads look for them, weighted with `guidance`."""
-    labels = batch["labels"]
     with torch.autocast(batch["features"].device.type, dtype=torch.bfloat16):
-        found = listen(model, batch, True)
-        logits = model.lm_head(found.last_hidden_state[:, :-1][labels[:, 1:] != IGNORED]).float()
-    loss = F.cross_entropy(logits, labels[:, 1:][labels[:, 1:] != IGNORED])
-    right = [good for chat in exact_of(logits, labels) for good in chat]
-    metrics = {"answer": loss.item(), "exact": sum(right) / len(right)}
+        found = listen(model, batch)
+    logits = answer_logits(model, found.last_hidden_state, batch["labels"])
+    loss, metrics = answer_loss(logits, batch["labels"])
     for name, layer in (("before", LAST), *(("following", layer) for layer in NEXT)):
         looking, share = looking_loss(found.attentions[layer], batch[name])
         loss = loss + guidance * looking

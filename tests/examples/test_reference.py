@@ -28,14 +28,14 @@ from reference.answering import (  # noqa: E402
     reading_turns,
 )
 from reference.cache import Drawing, Shard, draw, shards  # noqa: E402
-from reference.features import Seen, enlarged, glance_view, information_view, tower_view  # noqa: E402
+from reference.features import Seen, enlarged, glance_view, information_view, places, tower_view  # noqa: E402
 from reference.loop import Trainer  # noqa: E402
 from reference.model import build_model, quicken  # noqa: E402
 from reference.pictures import Cut, patches  # noqa: E402
 from reference.presets import PRESETS, Plan, Reference  # noqa: E402
-from reference.stage_answering import Exam, places  # noqa: E402
+from reference.stage_budgets import Questions, answer_at_budget  # noqa: E402
 from reference.stage_listening import UNKNOWN, Glimpses, Window, looked_at, looking_loss  # noqa: E402
-from reference.stage_looking import Glances, Questions, answer_at_budget, looking_step  # noqa: E402
+from reference.stage_looking import Glances, looking_step  # noqa: E402
 from reference.tokenizer import ROLES, SPECIAL_TOKENS, build_processor, build_tokenizer  # noqa: E402
 
 
@@ -266,7 +266,7 @@ def test_the_glance_of_the_training_is_the_models(root, preset):
         tower = reference.model.model.visual
         glance = Seen(found, glance_view(tower, 1), 512, "glance", tower)
         information = Seen(found, information_view, 512, "information")
-        glances = Glances(plan.writer, glance, information, 1, 2)
+        glances = Glances(plan.writer, glance, information, 2)
         looking_step(reference.model, glances.collate([(place, [turn]) for place, turn in asked]))
     handle.remove()
     for found_value, expected in zip(heard[0][:4], (cells, grids, question, mask), strict=True):
@@ -335,7 +335,8 @@ def test_stages_learn_what_they_are_shown(root, preset, tmp_path):
     for stage, name, share in shares:
         values = [line[name] for line in lines if line["stage"] == stage and name in line]
         assert np.mean(values[-5:]) < share * np.mean(values[:3]), name
-    found = Exam(Writer(reference.tokenizer), places(shards(preset.validation, root)), (512, 256))(
-        reference.eval().model
-    )
-    assert {"exact@512", "exact@256"} <= found.keys()
+    plan = Plan(preset, root, reference.eval())
+    found = plan.exam(preset.validation)(reference.model)
+    assert {"lod@1.0", "lod@0.25", "lod@0.25 coverage", "resize@0.1", "random@0.05", "key_value"} <= found.keys()
+    assert all(0 <= value <= 1 for value in found.values())
+    assert reference.model.config.arrcoc_config.policy == "lod"
