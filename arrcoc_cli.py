@@ -108,6 +108,28 @@ def fraction(text: str) -> float:
     return value
 
 
+def variant(text: str) -> tuple[str, dict[str, Any]]:
+    """Read a variant: its name, a colon, and what it changes, as `plain:query_weight=0,policy=uniform`.
+
+    Raises:
+        argparse.ArgumentTypeError: for anything else.
+    """
+    name, _, options = text.partition(":")
+    parts = [part.partition("=") for part in options.split(",")]
+    if not re.fullmatch(r"[\w.-]+", name) or not all(key.isidentifier() and value for key, _, value in parts):
+        raise argparse.ArgumentTypeError(f"found {text!r}; expected NAME:OPTION=VALUE,OPTION=VALUE")
+    return name, {key: _number_or_text(value) for key, _, value in parts}
+
+
+def _number_or_text(text: str) -> int | float | str:
+    for read in (int, float):
+        try:
+            return read(text)
+        except ValueError:
+            pass
+    return text
+
+
 def add_inspect(commands: Any) -> None:
     parser = commands.add_parser(
         "inspect",
@@ -304,6 +326,16 @@ def add_eval(commands: Any) -> None:
         metavar="P,P",
         help="arrcoc (as the checkpoint is configured), arrcoc-lod and its other policies, and the methods to compare "
         "with: resize, random, pooling, visionzip, ... (all, and with a model only arrcoc of ARR-COC's own)",
+    )
+    parser.add_argument(
+        "--variant",
+        dest="variants",
+        type=variant,
+        action="append",
+        default=[],
+        metavar="NAME:O=V,O=V",
+        help="one more policy arrcoc:NAME: ARR-COC with other options of its block, or of the checkpoint model=DIR; "
+        "may be given several times",
     )
     parser.add_argument("--host", choices=HOSTS, default="qwen3_vl", help="without --model, whose cells (qwen3_vl)")
     add_task_options(parser)

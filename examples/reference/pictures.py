@@ -15,6 +15,14 @@ from .tokenizer import CELL
 
 
 PATCH, MERGE = 16, 2
+BLIND = ("noise", "white", "black")
+
+
+def blind_picture(name: str, side: int, dice: np.random.Generator) -> NDArray:
+    """A picture `(side, side, 3)` uint8 without anything to read, one of `BLIND`."""
+    if name == "noise":
+        return dice.integers(0, 256, (side, side, 3), np.uint8)
+    return np.full((side, side, 3), {"white": 255, "black": 0}[name], np.uint8)
 
 
 @dataclass(frozen=True)
@@ -60,7 +68,7 @@ class Cut:
             whole[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
             picture = whole
         if self.side != side:
-            picture = np.asarray(Image.fromarray(picture).resize((side, side), Image.Resampling.BILINEAR))
+            picture = np.asarray(Image.fromarray(picture).resize((side, side), Image.Resampling.BICUBIC))
         centers, codes, starts = self.shard.letters(self.index)
         centers = (centers - np.array([self.left, self.top], np.float32)) * (side / self.side)
         cells = side // CELL

@@ -10,14 +10,15 @@ from torch import nn
 from .answering import Writer
 from .cache import Drawing, shards
 from .features import Seen, View, glance_view, information_view, places, tower_view
-from .loop import Stage
+from .loop import Metrics, Stage
 from .model import build_model, quicken
 from .reading import Reader
 from .stage_budgets import Exam, Questions, budget_step
 from .stage_listening import Glimpses, Window, listening_step
 from .stage_looking import Glances, looking_step, measure_looking
-from .stage_reading import Crops, measure_reading, reading_step
+from .stage_reading import Alternating, Crops, measure_reading, reading_step
 from .tokenizer import CELL, build_tokenizer
+from .watching import watch
 
 
 GLANCE = 1  # at a quarter of the native tokens the print is still read
@@ -43,7 +44,7 @@ class Preset:
         pages: documents to answer about, seen whole.
         validation: documents to choose by.
         heldout: documents that are measured at the end alone, with faces, words and layouts that are nowhere else.
-        reading, listening, looking, budgets: steps of the stages.
+        reading, enlarged, listening, looking, budgets: steps of the stages.
         crops, chats, glances, questions: batch of each process in these stages.
         side: in pixels that pages are seen at: twice their size, so that few letters share a cell.
         rate: learning rate of stage 1; the others follow from it.
@@ -59,6 +60,7 @@ class Preset:
     validation: Drawing
     heldout: Drawing
     reading: int
+    enlarged: int
     listening: int
     looking: int
     budgets: int
@@ -72,6 +74,11 @@ class Preset:
     workers: int = 2
     exam: int = 192
     validate_every: int = 400
+
+    def pages_print(self) -> list[tuple[Drawing, float]]:
+        """Documents of the kinds that are asked about, and the share of each drawing."""
+        alike = [drawing for drawing in self.print if drawing.kinds == self.pages.kinds]
+        return [(drawing, 1 / len(alike)) for drawing in alike]
 
 
 _FORMS = ("form", "receipt")
@@ -97,6 +104,7 @@ PRESETS = {
         validation=Drawing("validation", 256, _FORMS, 1, 256, plain=True),
         heldout=Drawing("heldout", 256, _FORMS, 1, 128, plain=True),
         reading=2200,
+        enlarged=200,
         listening=200,
         looking=200,
         budgets=80,
@@ -106,11 +114,12 @@ PRESETS = {
         exam=96,
         validate_every=200,
     ),
-    "cpu": Preset(model="tiny", **_DOCUMENTS, reading=16000, listening=2400, looking=1500, budgets=240),
+    "cpu": Preset(model="tiny", **_DOCUMENTS, reading=16000, enlarged=2000, listening=2400, looking=1500, budgets=240),
     "gpu": Preset(
         model="tiny",
         **_DOCUMENTS,
         reading=3500,
+        enlarged=1000,
         listening=2400,
         looking=1500,
         budgets=1500,
@@ -182,7 +191,7 @@ class Plan:
 
     def stages(self) -> list[Stage]:
         """All stages in their order."""
-        return [self._reading(), self._listening(), self._looking(), self._budgets()]
+        return [self._reading(), self._enlarged(), self._listening(), self._looking(), self._budgets()]
 
     def exam(self, drawing: Drawing, documents: int | None = None, **options: Any) -> Exam:
         """What the model can do, on some documents or all."""
@@ -207,6 +216,40 @@ class Plan:
             goal=("validation", preset.goal),
         )
 
+    def _enlarged(self) -> Stage:
+        """The tower reads pages at the size that they are answered at, and at that of a glance."""
+        preset, reference = self.preset, self.reference
+        tower, reader, own = reference.model.model.visual, reference.reader, preset.pages.size
+
+        def crops(sources: list, count: int, side: int, zoom: tuple[float, float], **options: Any) -> Crops:
+            return Crops(sources, count, side, lambda step: zoom, **options)
+
+        print_ = [(shards(drawing, self.root), share) for drawing, share in preset.pages_print()]
+        held = [(shards(preset.validation, self.root), 1.0)]
+        whole, glance = preset.side, preset.side >> GLANCE
+        zoom, count = whole / own, max(1, preset.crops // 2)
+        near, far = (
+            crops(print_, size, side, zooms, choices=4, kept=(side // CELL) ** 2 * 9 // 16)
+            for size, side, zooms in (
+                (count, whole, (0.85 * zoom, 1.2 * zoom)),
+                (4 * count, glance, (0.85 * zoom / 2, 1.2 * zoom / 2)),
+            )
+        )
+        return Stage(
+            name="enlarged",
+            steps=preset.enlarged,
+            rates={"model.model.visual": preset.rate / 2, "reader": preset.rate / 2},
+            batch=Alternating((near, near, near, far)),
+            loss=partial(reading_step, tower, reader),
+            validate=partial(
+                measure_reading,
+                tower,
+                reader,
+                {"page": crops(held, 8, whole, (zoom, zoom)), "glance": crops(held, 32, glance, (zoom / 2, zoom / 2))},
+            ),
+            decay=0.6,
+        )
+
     def _seen(self, drawing: Drawing, view: View, name: str, tower: nn.Module | None = None) -> Seen:
         """Documents of a drawing through a view."""
         return Seen(places(shards(drawing, self.root)), view, self.preset.side, name, tower)
@@ -223,7 +266,7 @@ class Plan:
             rates={"model.model.language_model": preset.rate / 2},
             batch=Glimpses(self.writer, pages, windows),
             loss=partial(listening_step, reference.model, 0.3),
-            validate=partial(self.exam(preset.validation, preset.exam, shares=(1.0,)), reference.model),
+            validate=partial(self._watched, self.exam(preset.validation, preset.exam, shares=(1.0,))),
             decay=0.5,
         )
 
@@ -248,7 +291,9 @@ class Plan:
     def _budgets(self) -> Stage:
         preset, reference = self.preset, self.reference
         found = places(shards(preset.pages, self.root))
-        questions = Questions(self.writer, found, preset.side, preset.questions, BUDGET_SHARES, resized=0.25)
+        questions = Questions(
+            self.writer, found, preset.side, preset.questions, BUDGET_SHARES, resized=0.25, blind=0.04
+        )
         return Stage(
             name="budgets",
             steps=preset.budgets,
@@ -259,5 +304,9 @@ class Plan:
             },
             batch=questions,
             loss=partial(budget_step, reference.model, 1.0),
-            validate=partial(self.exam(preset.validation, preset.exam), reference.model),
+            validate=partial(self._watched, self.exam(preset.validation, preset.exam)),
         )
+
+    def _watched(self, exam: Exam) -> Metrics:
+        """What the model can do, and whether it looks at all."""
+        return exam(self.reference.model) | watch(self.reference.model, exam.questions)

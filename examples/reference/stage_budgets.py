@@ -1,11 +1,12 @@
 """Stage 4: the whole model learns to answer with fewer tokens; and what it can do is measured."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from arrcoc import ArrCocQwen3VLForConditionalGeneration
@@ -15,9 +16,18 @@ from arrcoc.training.losses import evidence_coverage
 from .answering import Turn, Writer, answer_logits, answer_loss, asked_turns, exact_of
 from .features import Place, enlarged, information_view
 from .loop import Metrics, to_device
-from .pictures import patches
+from .pictures import BLIND, blind_picture, patches
 from .stage_looking import alignment, query_tokens
 from .tokenizer import CELL
+
+
+UNREADABLE = "unreadable"
+
+
+def without_answer(turn: Turn) -> Turn:
+    """A question, and what is said of it where there is nothing to read."""
+    answer = "no" if turn.kind == "exists" else UNREADABLE
+    return replace(turn, answer=answer, evidence=(), letters=None)
 
 
 @dataclass(frozen=True)
@@ -31,6 +41,7 @@ class Questions:
         size: documents of a batch.
         shares: budgets to draw from, as shares of the native tokens.
         resized: share of the batches whose pages are made smaller instead.
+        blind: share of the documents that are taken away: a picture without anything to read has no answer.
         seed: of the randomness.
     """
 
@@ -40,6 +51,7 @@ class Questions:
     size: int
     shares: tuple[float, ...] = (1.0,)
     resized: float = 0.0
+    blind: float = 0.0
     seed: int = 3
 
     def __call__(self, step: int) -> dict[str, Any]:
@@ -50,21 +62,32 @@ class Questions:
             if turns := asked_turns(*place):
                 asked.append((place, turns[dice.integers(len(turns))]))
         share = float(dice.choice(self.shares))
-        if dice.random() < self.resized:
-            return self.collate(asked, 1.0, self.resized_side(share))
-        return self.collate(asked, share)
+        side = self.resized_side(share) if dice.random() < self.resized else self.side
+        taken = np.flatnonzero(dice.random(self.size) < self.blind).tolist()
+        blind = {number: blind_picture(str(dice.choice(BLIND)), side, dice) for number in taken}
+        asked = [
+            (place, without_answer(turn) if number in blind else turn) for number, (place, turn) in enumerate(asked)
+        ]
+        return self.collate(asked, share if side == self.side else 1.0, side, blind)
 
     def resized_side(self, share: float) -> int:
         """Side in pixels of pages that are made so small that they take a share of the tokens."""
         return CELL * max(1, round(self.side / CELL * share**0.5))
 
-    def collate(self, asked: Sequence[tuple[Place, Turn]], share: float, side: int | None = None) -> dict:
+    def collate(
+        self,
+        asked: Sequence[tuple[Place, Turn]],
+        share: float,
+        side: int | None = None,
+        instead: Mapping[int, NDArray] | None = None,
+    ) -> dict:
         """Inputs of documents and their questions.
 
         Args:
             asked: documents, each with a question.
             share: of the native tokens, for all.
             side: in pixels, instead of the usual one.
+            instead: pictures `(side, side, 3)` uint8 that are shown in place of documents, by their numbers.
 
         Returns:
             Model inputs with `labels`, and `evidence (cells,)` and `known (documents,)` whether there is any.
@@ -72,7 +95,11 @@ class Questions:
         side = side or self.side
         rows = side // CELL
         budget = max(1, round(share * rows**2))
-        pages = [enlarged(shard.pixels[index], side) for (shard, index), _ in asked]
+        instead = instead or {}
+        pages = [
+            instead[number] if number in instead else enlarged(shard.pixels[index], side)
+            for number, ((shard, index), _) in enumerate(asked)
+        ]
         values, grids = patches(pages, frames=2)
         query_ids, query_mask = query_tokens(self.writer, [turn.question for _, turn in asked])
         evidence = [

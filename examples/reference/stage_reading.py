@@ -64,6 +64,20 @@ class Crops:
         return {**batch, "seen": seen}
 
 
+@dataclass(frozen=True)
+class Alternating:
+    """Batches of several kinds in turn, by the number of a step.
+
+    Args:
+        parts: from the number of a step to a batch.
+    """
+
+    parts: tuple[Callable[[int], dict[str, Tensor]], ...]
+
+    def __call__(self, step: int) -> dict[str, Tensor]:
+        return self.parts[step % len(self.parts)](step)
+
+
 def _joined(parts: list[NDArray]) -> Tensor:
     return torch.from_numpy(np.concatenate(parts))
 

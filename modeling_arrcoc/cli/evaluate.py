@@ -1,12 +1,13 @@
 """`arrcoc eval`: quality, tokens and time of a checkpoint under budgets, with the alternatives in the same run."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from arrcoc.configuration_arrcoc import ArrCocConfig
 from arrcoc.evaluation.documents import read_documents, synthetic_task
@@ -36,6 +37,7 @@ def evaluate(
     resamples: int = 10_000,
     as_json: bool = False,
     quiet: bool = False,
+    variants: Sequence[tuple[str, Mapping[str, Any]]] = (),
 ) -> None:
     """Answer the questions of some tasks under all policies and budgets, and print a table.
 
@@ -60,6 +62,8 @@ def evaluate(
         resamples (`int`): of the bootstrap.
         as_json (`bool`): print the summary as one JSON object.
         quiet (`bool`): print nothing.
+        variants (`Sequence`): names of the policies `"arrcoc:NAME"`, each with the options of the block that differ
+            from the model's, or from those of another checkpoint, which the option `"model"` names.
 
     Raises:
         OSError, ValueError: if data or checkpoint cannot be read, or OUT holds a run with other settings.
@@ -72,6 +76,10 @@ def evaluate(
     run: Policies
     without: list[int | None] = [None] * len(tasks)
     if model is None:
+        if variants:
+            raise ValueError(
+                f"found variants {[name for name, _ in variants]} of no model; expected --model with them"
+            )
         run = WeightlessPolicies(host, seed)
         found = [evidence_task(task) for task in tasks]
         tasks, without = [task for task, _ in found], [count for _, count in found]
@@ -81,7 +89,14 @@ def evaluate(
         network = load_model(folder).to(state.device).eval()
         processor = load_processor(folder)
         processor.tokenizer.padding_side = "left"  # the answer follows the prompt
-        run = ModelPolicies(network, processor, max_new_tokens, seed)
+        others, varied = load_variants(model, variants)
+        run = ModelPolicies(
+            network,
+            processor,
+            max_new_tokens,
+            seed,
+            {name: variant.to(state.device).eval() for name, variant in others.items()},
+        )
         settings |= {
             "model": str(folder.resolve()) if Path(model).expanduser().is_dir() else model,
             "weights": checkpoint_digest(folder),
@@ -89,6 +104,8 @@ def evaluate(
             "dtype": str(network.dtype).removeprefix("torch."),
             "max_new_tokens": max_new_tokens,
         }
+        if varied:
+            settings["variants"] = varied
         if any(isinstance(budget, str) for budget in budgets):
             settings["auto"] = {name: getattr(processor, name) for name in BUDGET_SETTINGS if name != "token_budget"}
     chosen = default_policies(run) if policies is None else list(policies)
@@ -107,6 +124,29 @@ def evaluate(
         summary = write_summary(out, resamples)
         if not quiet:
             print(json.dumps(summary, ensure_ascii=False) if as_json else describe(summary, out))
+
+
+def load_variants(
+    model: str, variants: Sequence[tuple[str, Mapping[str, Any]]]
+) -> tuple[dict[str, PreTrainedModel], dict[str, dict[str, Any]]]:
+    """Models of variants, and what the header says of each.
+
+    Raises:
+        OSError, ValueError: as of `load_model`; also for two variants of one name, or options that do not exist.
+    """
+    models: dict[str, PreTrainedModel] = {}
+    header: dict[str, dict[str, Any]] = {}
+    for name, options in variants:
+        if name in models:
+            raise ValueError(f"found two variants {name!r}; expected different names")
+        block = dict(options)
+        checkpoint = block.pop("model", model)
+        folder = checkpoint_folder(checkpoint)
+        models[name] = load_model(folder, **block)
+        header[name] = {"block": block}
+        if checkpoint != model:
+            header[name] |= {"model": checkpoint, "weights": checkpoint_digest(folder)}
+    return models, header
 
 
 def read_task(text: str, metric: str | None = None, instruction: str = "", seed: int = 0) -> Task:

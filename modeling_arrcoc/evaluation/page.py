@@ -15,7 +15,8 @@ from arrcoc.cli.viewer import draw_allocation, draw_detail, fit_cell_size
 from arrcoc.training.data.rows import open_image
 
 from .documents import Documents, read_documents
-from .policies import ARRCOC, allocation_of
+from .leaves import allocation_of
+from .policies import ARRCOC
 from .records import Record
 from .summary import PROBLEMS, interval_text, share_of, table_rows
 

@@ -20,6 +20,7 @@ from arrcoc.training.data.prompts import prompt_text
 from arrcoc.training.data.rows import Row
 
 from .coverage import Coverage, evidence_coverage, resized_coverage
+from .leaves import leaves_of
 from .peers import PEERS, EncodedCells, PeerBatch, encode_cells, resized_inputs, running_peer
 from .records import read_json
 from .tasks import Task
@@ -38,7 +39,7 @@ class Condition:
 
     Attributes:
         policy (`str`): `"arrcoc"` (as the checkpoint is configured), `"arrcoc-lod"` and so on (its block with another
-            policy), a name of `PEERS`, or `"native"`: the stock model.
+            policy), `"arrcoc:NAME"` (a variant of it), a name of `PEERS`, or `"native"`: the stock model.
         budget: as the processor takes it for any image.
     """
 
@@ -167,18 +168,35 @@ class ModelPolicies:
         processor ([`ArrCocProcessor`]): of the model, padding on the left.
         max_new_tokens (`int`): longest answer.
         seed (`int`): of the random policies.
+        variants (`Mapping`, *optional*): models by the names of the policies `"arrcoc:NAME"`, to which the processor
+            belongs too: with other options of the block, or trained otherwise.
 
     Raises:
-        ValueError: if the tokenizer pads on the right.
+        ValueError: if the tokenizer pads on the right, or a variant has another vision tower's cells.
     """
 
-    allowed = MODEL_POLICIES
-
-    def __init__(self, model: Any, processor: Any, max_new_tokens: int = 64, seed: int = 0) -> None:
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        max_new_tokens: int = 64,
+        seed: int = 0,
+        variants: Mapping[str, Any] | None = None,
+    ) -> None:
         if processor.tokenizer.padding_side != "left":
             raise ValueError(f"expected a tokenizer that pads on the left, found {processor.tokenizer.padding_side!r}")
         self.model, self.processor = model, processor
         self.max_new_tokens, self.seed = max_new_tokens, seed
+        self.variants = {f"{ARRCOC}:{name}": variant for name, variant in (variants or {}).items()}
+        for name, variant in self.variants.items():
+            cells = [_cell_side(one) for one in (model, variant)]
+            if cells[0] != cells[1]:
+                raise ValueError(f"{name} has cells of {cells[1]} pixels; expected {cells[0]}, as the model has")
+
+    @property
+    def allowed(self) -> tuple[str, ...]:
+        """Names of policies."""
+        return (*MODEL_POLICIES, *self.variants)
 
     def answers(
         self, task: Task, rows: Sequence[Row], wanted: Sequence[Condition]
@@ -253,9 +271,10 @@ class ModelPolicies:
                 generated = self._generate(run.arguments)
             tokens, allocation = run.tokens.tolist(), run.allocation
         elif own:
-            with _block_policy(self.model, policy), torch.no_grad():
-                encoded = self.model.encode_images(**inputs)
-                generated = self._generate(inputs | {"encoded_images": encoded})
+            model = self.variants.get(policy, self.model)
+            with _block_policy(model, policy), torch.no_grad():
+                encoded = model.encode_images(**inputs)
+                generated = self._generate(inputs | {"encoded_images": encoded}, model)
             allocation = encoded.allocation
             tokens = allocation.budgets.tolist()
         else:
@@ -284,9 +303,9 @@ class ModelPolicies:
             )
         return answers
 
-    def _generate(self, arguments: Mapping[str, Any]) -> Tensor:
+    def _generate(self, arguments: Mapping[str, Any], model: Any = None) -> Tensor:
         """Greedy, whatever sampling the checkpoint recommends."""
-        return self.model.generate(
+        return (model or self.model).generate(
             **arguments,
             max_new_tokens=self.max_new_tokens,
             do_sample=False,
@@ -330,28 +349,6 @@ class ModelPolicies:
 _STOCK_KEYS = ("input_ids", "attention_mask", "mm_token_type_ids", "pixel_values", "image_grid_thw")
 
 
-def leaves_of(allocation: Allocation, index: int = 0) -> list[int]:
-    """Rows and columns of an image's grid, then top, left, bottom and right of each of its leaves, in one list."""
-    single = allocation.image(index)
-    return [*single.grids[0].tolist(), *single.boxes.flatten().tolist()]
-
-
-def allocation_of(leaves: Sequence[int]) -> Allocation:
-    """The allocation of one image that `leaves_of` wrote down, with relevance 1."""
-    (rows, cols), boxes = leaves[:2], torch.tensor(leaves[2:], dtype=torch.long).view(-1, 4)
-    leaf = torch.full((rows, cols), -1)
-    for number, (top, left, bottom, right) in enumerate(boxes.tolist()):
-        leaf[top:bottom, left:right] = number
-    return Allocation(
-        grids=torch.tensor([[rows, cols]]),
-        budgets=torch.tensor([len(boxes)]),
-        cell_to_leaf=leaf.flatten(),
-        boxes=boxes,
-        relevance=torch.ones(rows * cols),
-        position_scale=torch.ones(1),
-    )
-
-
 def checkpoint_digest(folder: Path) -> str:
     """A short name of a checkpoint's content: another after more training, the same for a copy.
 
@@ -375,14 +372,21 @@ def checkpoint_digest(folder: Path) -> str:
 
 @contextmanager
 def _block_policy(model: Any, policy: str) -> Iterator[None]:
-    """The model with the allocation policy that `arrcoc-POLICY` names; as it is configured for `arrcoc`."""
+    """The model with the allocation policy that `arrcoc-POLICY` names; as it is configured for all others."""
     block = model.config.arrcoc_config
     configured = block.policy
-    block.policy = policy.partition("-")[2] or configured
+    if policy.startswith(f"{ARRCOC}-"):
+        block.policy = policy.removeprefix(f"{ARRCOC}-")
     try:
         yield
     finally:
         block.policy = configured
+
+
+def _cell_side(model: Any) -> int:
+    """Side of a cell in pixels."""
+    vision = model.config.vision_config
+    return vision.patch_size * vision.spatial_merge_size
 
 
 def _mean_coverage(parts: Sequence[Coverage]) -> Coverage | None:

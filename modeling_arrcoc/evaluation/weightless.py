@@ -18,8 +18,9 @@ from arrcoc.relevance import balance_maps
 from arrcoc.training.data.rows import Row
 
 from .coverage import Coverage, evidence_coverage, resized_coverage
+from .leaves import leaves_of
 from .peers import resized_grid
-from .policies import ARRCOC, NATIVE, OWN_POLICIES, Answer, Condition, leaves_of
+from .policies import ARRCOC, NATIVE, OWN_POLICIES, Answer, Condition
 from .tasks import Task, image_key
 
 

@@ -9,6 +9,7 @@ import pytest
 import arrcoc
 import arrcoc_cli
 from arrcoc.allocation import POLICIES
+from arrcoc.cli.checkpoints import BUNDLED
 from arrcoc.configuration_arrcoc import QUERY_SCORERS, STAGES
 from arrcoc.synthetic import SPLITS
 
@@ -32,6 +33,7 @@ def test_help_names_every_command(run, command):
 
 def test_choices_are_those_of_the_configuration():
     assert arrcoc_cli.POLICIES == POLICIES
+    assert arrcoc_cli.BUNDLED == BUNDLED
     assert arrcoc_cli.STAGES == STAGES
     assert arrcoc_cli.SPLITS == SPLITS
     assert arrcoc_cli.QUERY_SCORERS == QUERY_SCORERS
@@ -69,6 +71,19 @@ def test_bad_token_budget_is_a_usage_error(fails, tmp_path, document, text):
     line = fails("inspect", "--image", document, "--token-budget", text, "--out", tmp_path / "out.png")
     assert "--token-budget" in line and repr(text) in line and "expected" in line
     assert not any(tmp_path.iterdir())
+
+
+def test_variant_is_read():
+    assert arrcoc_cli.variant("no-query:query_weight=0,policy=uniform,relevance_floor=0.1,model=a/b") == (
+        "no-query",
+        {"query_weight": 0, "policy": "uniform", "relevance_floor": 0.1, "model": "a/b"},
+    )
+
+
+@pytest.mark.parametrize("text", ["", "name", "name:", ":query_weight=0", "name:query_weight", "a b:query_weight=0"])
+def test_bad_variant_is_a_usage_error(fails, tmp_path, text):
+    line = fails("eval", "--data", tmp_path, "--out", tmp_path / "out", "--variant", text)
+    assert "--variant" in line and repr(text) in line and "NAME:OPTION=VALUE" in line
 
 
 def test_interrupt_ends_quietly(run, monkeypatch, tmp_path, document):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,14 +15,13 @@ from PIL import Image
 
 from arrcoc.cli.checkpoints import load_model, load_processor
 from arrcoc.cli.evaluate import evaluate, read_task
+from arrcoc.evaluation.leaves import allocation_of, leaves_of
 from arrcoc.evaluation.policies import (
     MODEL_POLICIES,
     Condition,
     ModelPolicies,
-    allocation_of,
     checkpoint_digest,
     conditions,
-    leaves_of,
     shorten_prompts,
 )
 from arrcoc.evaluation.records import read_json, read_records
@@ -253,6 +253,36 @@ def test_every_kind_of_policy_answers_and_leaves_the_model_as_it_was(loaded, pag
         else:
             assert answer.tokens == (64 if policy == "native" else 16)
             assert (answer.coverage is not None) == bool(row.evidence)
+
+
+def test_variants_answer_as_models_of_their_own(checkpoint, pages, tmp_path):
+    copy = shutil.copytree(checkpoint, tmp_path / "copy")
+    variants = [("flat", {"information_weight": 0, "policy": "uniform"}), ("same", {"model": str(copy)})]
+    options = {"budgets": (0.25,), "max_new_tokens": 3, "resamples": 50}
+    evaluate([str(pages)], tmp_path / "all", str(checkpoint), policies=None, variants=variants, **options)
+    found = {}
+    for record in read_records(tmp_path / "all"):
+        found.setdefault(record["policy"], []).append((record["prediction"], record["coverage"]))
+    assert found["arrcoc:same"] == found["arrcoc"] != found["arrcoc:flat"]
+    evaluate([str(pages)], tmp_path / "own", str(checkpoint), policies=("arrcoc-uniform",), **options)
+    own = [(record["prediction"], record["coverage"]) for record in read_records(tmp_path / "own")]
+    assert found["arrcoc:flat"] == own
+    header = json.loads((tmp_path / "all" / "header.json").read_text())
+    assert header["reference"] == "arrcoc" and header["variants"]["flat"]["block"] == variants[0][1]
+    assert header["variants"]["same"]["weights"] == header["weights"]
+
+
+def test_variants_that_cannot_be_are_refused(checkpoint, pages, tmp_path):
+    def refused(*variants, model=str(checkpoint)):
+        evaluate([str(pages)], tmp_path / "run", model, budgets=(0.25,), variants=variants)
+
+    with pytest.raises(ValueError, match="two variants 'a'"):
+        refused(("a", {"query_weight": 0}), ("a", {"query_weight": 1}))
+    with pytest.raises(ValueError, match="'depth'"):
+        refused(("a", {"depth": 0}))
+    with pytest.raises(ValueError, match="of no model"):
+        refused(("a", {"query_weight": 0}), model=None)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_random_choice_differs_between_items_and_not_between_runs(loaded, pages):

@@ -37,6 +37,7 @@ from reference.stage_budgets import Questions, answer_at_budget  # noqa: E402
 from reference.stage_listening import UNKNOWN, Glimpses, Window, looked_at, looking_loss  # noqa: E402
 from reference.stage_looking import Glances, looking_step  # noqa: E402
 from reference.tokenizer import ROLES, SPECIAL_TOKENS, build_processor, build_tokenizer  # noqa: E402
+from reference.watching import watch  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +51,7 @@ def preset():
         pages=pages,
         validation=Drawing("validation", 256, kinds, 1, 4, plain=True, clear=True),
         reading=2,
+        enlarged=4,
         listening=4,
         looking=2,
         budgets=2,
@@ -280,6 +282,48 @@ def test_an_answer_is_exact_if_all_its_tokens_are():
     assert exact_answers(predicted, labels) == [[True, False]]
 
 
+def test_pages_are_read_at_the_size_of_the_answer_and_of_the_glance(root, preset):
+    reference = Reference(preset.model)
+    batch = Plan(preset, root, reference).stages()[1].batch
+    sides = [batch(step)["grids"][0, 1:].tolist() for step in range(4)]
+    assert sides == [[32, 32]] * 3 + [[16, 16]]
+    assert all(len(batch(step)["values"]) == 4 * 144 for step in range(4))  # 9/16 of the cells, of as many pixels
+
+
+def test_pictures_without_print_are_unreadable(root, preset):
+    found = places(shards(preset.pages, root))
+    writer = Writer(build_tokenizer())
+    blind = Questions(writer, found, 256, 8, blind=1.0)
+    batch = blind(0)
+    answers = [writer.tokenizer.decode(row[row != -100]).removesuffix("<|im_end|>") for row in batch["labels"]]
+    assert set(answers) <= {"unreadable", "no"} and "unreadable" in answers and not batch["known"].any()
+    pages = batch["pixel_values"].view(8, -1)
+    assert all(page.unique().numel() == 1 or page.std() > 0.5 for page in pages)
+    assert replace(blind, blind=0.0)(0)["known"].any()
+
+
+def test_a_blind_model_is_noticed(root, preset):
+    reference = Reference(preset.model).eval()
+    questions = Questions(Writer(reference.tokenizer), places(shards(preset.pages, root)), 256, 2)
+    with torch.no_grad():
+        found = watch(reference.model, questions, documents=4)
+        assert found.keys() == {"alike", "same@noise", "same@white", "same@black"} and found["alike"] < 1
+        for parameter in reference.model.model.visual.merger.parameters():
+            parameter.zero_()
+        for parameter in reference.model.model.visual.deepstack_merger_list.parameters():
+            parameter.zero_()
+        with pytest.warns(UserWarning, match="hardly looks: same@white is 1.000"):
+            watch(reference.model, questions, documents=4)
+
+
+@pytest.mark.parametrize(("least", "cells"), [(None, 4), (256, 256)])
+def test_only_the_references_processor_enlarges_pages(least, cells):
+    processor = build_processor() if least is None else build_processor(least_cells=least)
+    image = Image.new("RGB", (64, 64), "white")
+    grid = processor.image_processor(images=[image], return_tensors="pt")["image_grid_thw"][0]
+    assert int(grid.prod()) == 4 * cells
+
+
 def test_the_quick_tower_is_the_stock_tower():
     torch.manual_seed(0)
     stock = build_model("micro", build_tokenizer()).model.visual
@@ -328,8 +372,8 @@ def test_training_resumes_exactly_and_ends_in_a_checkpoint(root, preset, tmp_pat
 
 def test_stages_learn_what_they_are_shown(root, preset, tmp_path):
     """On six documents over and over, losses of reading, answering and looking fall."""
-    longer = replace(preset, reading=24, listening=24, looking=60, rate=6e-3)
-    reference, _ = train(longer, root, tmp_path, stages=slice(3))
+    longer = replace(preset, reading=24, enlarged=0, listening=24, looking=60, rate=6e-3)
+    reference, _ = train(longer, root, tmp_path, stages=slice(4))
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     shares = (("reading", "spotting", 0.8), ("listening", "answer", 0.8), ("looking", "evidence", 0.9))
     for stage, name, share in shares:
