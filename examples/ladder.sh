@@ -1,0 +1,49 @@
+#!/bin/sh
+# The ladder of proof on the bundled reference: what each part of ARR-COC brings at equal tokens. Half an hour on two
+# cores; the same command goes on where it was cut off, and `arrcoc report` makes pages of what it measured.
+#
+#   sh examples/ladder.sh [FOLDER]    # runs/ladder
+#
+# From a fixed resize over the heuristic of two budgets and ARR-COC as it is to parts that are trained on it while all
+# other weights stand still: adapter, adapter whose tokens are pulled to the host's own statistics, experts, and a
+# learned budget with a price on tokens. Then each option that needs no training, switched.
+set -eu
+cd "$(dirname "$0")/.."
+out=${1:-runs/ladder}
+questions=${QUESTIONS:-500}
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+
+pages="size=256,kinds=form+receipt+invoice+table,split=heldout,clear"
+data="$out/data"
+test -e "$data/train.jsonl" || arrcoc synth --out "$data" --n 3000 --size 256 --kinds form receipt invoice table --clear
+
+train() {
+    name=$1
+    shift
+    test -d "$out/$name/merged" || arrcoc train examples/configs/reference_rung.yaml "out=$out/$name" \
+        "data.train=$data/train.jsonl" "$@"
+}
+train adapter block.adapter=quality 'phases.part.trains=[adapter]'
+train matched block.adapter=quality 'phases.part.trains=[adapter]' \
+    'phases.part.loss_weights={answer: 1.0, distribution: 0.1}'
+train experts block.compressor=experts 'phases.part.trains=[compressor]'
+train learned block.budget=learned 'block.tiers=[12, 25, 64, 121, 256]' processor.token_budget=learned \
+    'phases.part.trains=[allocator]' 'phases.part.loss_weights={answer: 1.0, alignment: 0.5, efficiency: 0.1}' \
+    phases.part.budgets=null
+
+evaluate() {
+    name=$1
+    shift
+    torchrun --nproc_per_node 2 -m arrcoc_cli eval --data "synthetic:3000,$pages" --questions "$questions" \
+        --batch-size 32 --max-new-tokens 48 --out "$out/$name" "$@"
+}
+evaluate rungs --model arrcoc-tiny --budgets 64,25,auto:two_mode \
+    --policies resize,arrcoc-uniform,arrcoc,arrcoc:adapter,arrcoc:matched,arrcoc:experts \
+    --variant "adapter:model=$out/adapter/merged" --variant "matched:model=$out/matched/merged" \
+    --variant "experts:model=$out/experts/merged"
+evaluate learned-budget --model "$out/learned/merged" --budgets learned,1.0 --policies arrcoc
+evaluate options --model arrcoc-tiny --budgets 64,25 \
+    --policies arrcoc,arrcoc-topk,arrcoc-random,arrcoc:no-question,arrcoc:no-information,arrcoc:salience,arrcoc:matched-positions,arrcoc:after-the-tower \
+    --variant no-question:query_weight=0 --variant no-information:information_weight=0 \
+    --variant salience:salience_weight=1 --variant matched-positions:position_scale=matched \
+    --variant after-the-tower:stage=features
