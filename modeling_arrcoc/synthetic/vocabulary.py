@@ -1,16 +1,20 @@
 """Words of a split: real words divided by a checksum, and pseudo-words so that the vocabulary is open.
 
 A word (or a whole field label) belongs to the split that the CRC-32 of its lower-case spelling says: 70 % to training,
-10 % to validation, 20 % to the held-out set. Structural words (function words, words of field labels and of fixed
-wording) are shared: a form without "Date" and "Total" would be no form. Labels are divided as whole phrases, except
-the few in :data:`ESSENTIAL_KEYS`.
+10 % to validation, 20 % to the held-out set. In training each word has misspellings besides, with up to half of its
+letters exchanged: a few thousand words are soon known by heart, and their letters guessed instead of read. Structural
+words (function words, words of field labels and of fixed wording) are shared: a form without "Date" and "Total" would
+be no form. Labels are divided as whole phrases, except the few in :data:`ESSENTIAL_KEYS`.
 """
 
 from __future__ import annotations
 
 import re
 import zlib
+from collections.abc import Sequence
 from functools import lru_cache
+from string import ascii_lowercase
+from typing import overload
 
 from . import templates, wordlists
 from .dice import Dice
@@ -18,6 +22,7 @@ from .document import DOCUMENT_WORDS, SPLITS
 
 
 _SHARES = {"train": (0, 70), "validation": (70, 80), "heldout": (80, 100)}
+_MISSPELLINGS = 12  # of each word
 _ALPHABETIC = re.compile(r"[A-Za-z]+")
 
 ESSENTIAL_KEYS = frozenset(
@@ -68,8 +73,47 @@ def _structural() -> frozenset[str]:
 STRUCTURAL = _structural()
 
 
-def _share(items: tuple[str, ...], split: str) -> tuple[str, ...]:
-    return tuple(item for item in items if item.lower() not in STRUCTURAL and split_of(item) == split)
+class Spellings(Sequence[str]):
+    """Words of the training, each followed by its misspellings, which are made when asked for.
+
+    Up to half of a word's letters are others; a misspelling belongs to the training like any word.
+
+    Args:
+        words: in their own spelling.
+    """
+
+    def __init__(self, words: tuple[str, ...]) -> None:
+        self.words = words
+
+    def __len__(self) -> int:
+        return len(self.words) * (1 + _MISSPELLINGS)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        place, number = divmod(range(len(self))[index], 1 + _MISSPELLINGS)
+        word = self.words[place]
+        if number == 0:
+            return word
+        letters = [place for place, letter in enumerate(word) if letter.isascii() and letter.isalpha()]
+        dice = Dice(zlib.crc32(word.encode()), number)
+        while True:
+            spelt = list(word)
+            for place in dice.sample(letters, dice.integer(1, max(1, len(letters) // 2))):
+                letter = dice.pick(ascii_lowercase)
+                spelt[place] = letter.upper() if word[place].isupper() else letter
+            found = "".join(spelt)
+            if split_of(found) == "train" and not STRUCTURAL.intersection(words_in(found)):
+                return found
+
+
+def _share(items: tuple[str, ...], split: str) -> Sequence[str]:
+    own = tuple(item for item in items if item.lower() not in STRUCTURAL and split_of(item) == split)
+    return Spellings(own) if split == "train" else own
 
 
 class Lexicon:

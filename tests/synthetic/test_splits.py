@@ -74,6 +74,21 @@ def test_vocabulary_is_open():
     assert all(split_of(word) == "heldout" and 4 <= len(word) <= 12 for word in made)
 
 
+def test_words_of_the_training_have_misspellings_of_their_own():
+    names = Lexicon("train").surnames
+    own = names[:: len(names) // len(names.words)]
+    assert own == list(names.words) and len(names) > 10 * len(own)
+    spelt = list(names)
+    assert spelt == list(Lexicon("train").surnames)  # the same each time
+    for place, name in enumerate(spelt):
+        word = own[place // (len(names) // len(own))]
+        assert split_of(name) == "train" and len(name) == len(word)
+        differing = [(a, b) for a, b in zip(name, word, strict=True) if a != b]
+        assert len(differing) <= max(1, len(word) // 2) and all(a.isupper() == b.isupper() for a, b in differing)
+    assert len(set(spelt)) > 0.9 * len(spelt)
+    assert not set(spelt) & {*Lexicon("heldout").surnames, *Lexicon("validation").surnames}
+
+
 def test_unknown_split():
     with pytest.raises(ValueError, match="split"):
         Lexicon("test")
