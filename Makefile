@@ -36,7 +36,7 @@ lint: $(VENV)/.full
 # A tree of links gives the checker the import names: `arrcoc` for modeling_arrcoc/, `arrcoc.processing` for processing/.
 types: $(VENV)/.full
 	@rm -rf build/types && mkdir -p build/types/arrcoc
-	@ln -s $(CURDIR)/arrcoc_cli.py build/types/
+	@ln -s $(CURDIR)/arrcoc_arguments.py $(CURDIR)/arrcoc_cli.py build/types/
 	@ln -s $(CURDIR)/modeling_arrcoc/* $(CURDIR)/processing build/types/arrcoc/
 	@MYPYPATH=build/types $(BIN)/mypy -p arrcoc -m arrcoc_cli
 

@@ -81,7 +81,7 @@ setup(
     python_requires=">=3.10",
     package_dir=PACKAGE_DIR,
     packages=list(PACKAGE_DIR),
-    py_modules=["arrcoc_cli"],
+    py_modules=["arrcoc_arguments", "arrcoc_cli"],
     package_data={"arrcoc": ["py.typed", "assets/**"], "arrcoc.evaluation": ["metrics/*.py"]},
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,

@@ -138,7 +138,7 @@ def test_wheel_works_away_from_the_repository(tmp_path):
 
     source = tmp_path / "source"  # a build leaves files behind
     source.mkdir()
-    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE", "arrcoc_cli.py"):
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE", "arrcoc_arguments.py", "arrcoc_cli.py"):
         shutil.copy(ROOT / name, source)
     for name in ("modeling_arrcoc", "processing"):
         shutil.copytree(ROOT / name, source / name)
@@ -148,9 +148,9 @@ def test_wheel_works_away_from_the_repository(tmp_path):
     (wheel,) = tmp_path.glob("arrcoc-*.whl")
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-    assert {"arrcoc_cli.py", "arrcoc/py.typed", "arrcoc/processing/__init__.py"} <= names
+    assert {"arrcoc_arguments.py", "arrcoc_cli.py", "arrcoc/py.typed", "arrcoc/processing/__init__.py"} <= names
     assert {"arrcoc/assets/demo_document.png", "arrcoc/assets/arrcoc-tiny/model.safetensors"} <= names
-    assert {name.split("/")[0].split("-")[0] for name in names} == {"arrcoc", "arrcoc_cli.py"}
+    assert {name.split("/")[0].split("-")[0] for name in names} == {"arrcoc", "arrcoc_arguments.py", "arrcoc_cli.py"}
 
     site = tmp_path / "site"
     run(*pip, "install", "--no-deps", "--target", str(site), str(wheel))

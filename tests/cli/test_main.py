@@ -7,6 +7,7 @@ import sys
 import pytest
 
 import arrcoc
+import arrcoc_arguments
 import arrcoc_cli
 from arrcoc.allocation import POLICIES
 from arrcoc.cli.checkpoints import BUNDLED
@@ -62,7 +63,7 @@ def test_no_command_is_a_usage_error(run):
     ("text", "value"), [("1", 1), ("256", 256), ("0.25", 0.25), ("1.0", 1.0), ("auto", "auto"), ("auto:x", "auto:x")]
 )
 def test_token_budget_is_read(text, value):
-    read = arrcoc_cli.token_budget(text)
+    read = arrcoc_arguments.token_budget(text)
     assert read == value and type(read) is type(value)
 
 
@@ -74,7 +75,7 @@ def test_bad_token_budget_is_a_usage_error(fails, tmp_path, document, text):
 
 
 def test_variant_is_read():
-    assert arrcoc_cli.variant("no-query:query_weight=0,policy=uniform,relevance_floor=0.1,model=a/b") == (
+    assert arrcoc_arguments.variant("no-query:query_weight=0,policy=uniform,relevance_floor=0.1,model=a/b") == (
         "no-query",
         {"query_weight": 0, "policy": "uniform", "relevance_floor": 0.1, "model": "a/b"},
     )
