@@ -24,7 +24,9 @@ EVIDENCE_METRIC = "resolution"
 class Policies(Protocol):
     """What answers: `ModelPolicies` or `WeightlessPolicies`."""
 
-    allowed: tuple[str, ...]
+    @property
+    def allowed(self) -> tuple[str, ...]:
+        """Names of policies."""
 
     def answers(
         self, task: Task, rows: Sequence[Row], wanted: Sequence[Condition]
