@@ -180,18 +180,19 @@ class Writer:
             labels += answer
         return ids, labels, answers
 
-    def batch(self, chats: Sequence[Sequence[Turn]], tokens: Sequence[int]) -> dict[str, Tensor]:
+    def batch(self, chats: Sequence[Sequence[Turn]], tokens: Sequence[int], multiple: int = 1) -> dict[str, Tensor]:
         """Model inputs of several chats, padded on the right.
 
         Args:
             chats: turns of each picture.
             tokens: visual tokens of each picture.
+            multiple: of which the length is one.
 
         Returns:
             `input_ids, attention_mask, mm_token_type_ids, labels`, each `(chats, length)`.
         """
         written = [self.chat(turns, count) for turns, count in zip(chats, tokens, strict=True)]
-        length = max(len(ids) for ids, _, _ in written)
+        length = -(-max(len(ids) for ids, _, _ in written) // multiple) * multiple
 
         def padded(rows: list[list[int]], value: int) -> Tensor:
             return torch.tensor([row + [value] * (length - len(row)) for row in rows])

@@ -36,6 +36,7 @@ from .tokenizer import CELL
 
 LAST, NEXT = 1, (2, 3)  # layers whose first head is told where the last letter was, and where the next one is
 UNKNOWN = -1
+MULTIPLE = 64  # of the lengths: memory freed at one length is hardly used again at others, and grows by gigabytes
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class Glimpses:
     writer: Writer
     pages: Seen
     windows: Callable[[int], Sequence[Window]]
-    turns: int = 4
+    turns: int = 6
     reading: float = 0.3
     seed: int = 1
 
@@ -119,7 +120,7 @@ class Glimpses:
                 chats.append(turns)
                 looks.append([looked_at(turn, self.pages.zoom, left, top, window.cells) for turn in turns])
                 features.append(self.pages.window(shard, index, left, top, window.cells))
-        inputs = self.writer.batch(chats, [window.cells**2] * len(chats))
+        inputs = self.writer.batch(chats, [window.cells**2] * len(chats), multiple=MULTIPLE)
         before, following = self._targets(inputs, chats, looks)
         side = 2 * window.cells
         return {
