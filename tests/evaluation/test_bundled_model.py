@@ -25,7 +25,7 @@ def loaded():
     return model.eval(), processor
 
 
-@pytest.mark.parametrize("page", ["results.md"])
+@pytest.mark.parametrize("page", ["results.md", "looking.md"])
 def test_results_are_of_the_bundled_weights(page):
     (digest,) = re.findall(r"- weights: `(\w+)`", (DOCS / page).read_text(encoding="utf-8"))
     assert digest == checkpoint_digest(reference_folder())
@@ -53,5 +53,5 @@ def test_it_answers_about_documents_that_it_never_saw(loaded):
         for condition, answers in run.answers(task, rows, wanted):
             scores = [task.score(row, answer.prediction) for row, answer in zip(rows, answers, strict=True)]
             right[condition.policy] += sum(score["exact_match"] for score in scores) / 96
-    assert right["native"] > 0.3 and right["arrcoc"] > 0.7 * right["native"]
+    assert right["native"] > 0.3 and right["arrcoc"] > 0.5 * right["native"]
     assert right["arrcoc"] > right["random"]

@@ -56,14 +56,15 @@ def test_questions_whose_evidence_lies_elsewhere():
 
 @pytest.mark.slow
 def test_the_bundled_model_is_measured(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(
-        sys, "argv", ["looking.py", "--documents", "6", "--budgets", "0.25", "--json", str(tmp_path / "found.json")]
-    )
+    written = ["--json", str(tmp_path / "found.json"), "--markdown", str(tmp_path / "page.md")]
+    monkeypatch.setattr(sys, "argv", ["looking.py", "--documents", "6", "--budgets", "0.25", *written])
     looking.main()
     found = json.loads((tmp_path / "found.json").read_text())
     assert found == json.loads(capsys.readouterr().out)
     assert found["native"] == 256 and found["looking"]["0.25"]["tokens"]["mean"] == 64
     assert found["confident"].keys() == {"1.0", "0.25"}
+    page = (tmp_path / "page.md").read_text()
+    assert f"{found['looking']['0.25']['moved']['mean']:.3f}" in page and found["weights"] in page
     assert all(shown.keys() == {"page", "noise", "white", "black"} for shown in found["confident"].values())
 
 
