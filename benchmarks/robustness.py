@@ -1,11 +1,9 @@
 """Write four sets of rows that are harder than usual for what chooses where to look and how much, for `arrcoc eval`.
 
     python benchmarks/robustness.py --out runs/robustness/data
-    arrcoc eval --model arrcoc-tiny --metric exact_match --batch-size 32 --out runs/robustness/run \\
-        --data runs/robustness/data/busy_page_short_question.jsonl \\
-        --data runs/robustness/data/plain_page_long_question.jsonl \\
-        --data runs/robustness/data/ambiguous.jsonl --data runs/robustness/data/misleading.jsonl \\
-        --policies arrcoc,arrcoc-uniform,resize --budgets 1.0,0.25,0.1
+    arrcoc eval --model arrcoc-tiny --metric exact_match --batch-size 32 --budgets 1.0,0.25,0.1 \\
+        --policies arrcoc,resize --out runs/robustness/run --data runs/robustness/data/*.jsonl
+    arrcoc report runs/robustness/run --markdown docs/robustness.md
 
 All are of held-out synthetic documents:
 

@@ -25,7 +25,7 @@ def loaded():
     return model.eval(), processor
 
 
-@pytest.mark.parametrize("page", ["results.md", "looking.md"])
+@pytest.mark.parametrize("page", ["results.md", "looking.md", "options.md", "robustness.md"])
 def test_results_are_of_the_bundled_weights(page):
     (digest,) = re.findall(r"- weights: `(\w+)`", (DOCS / page).read_text(encoding="utf-8"))
     assert digest == checkpoint_digest(reference_folder())
