@@ -28,9 +28,9 @@ from torch import Tensor
 
 from arrcoc.cli.checkpoints import BUNDLED, checkpoint_folder, load_model, load_processor
 from arrcoc.evaluation.coverage import cell_resolution
+from arrcoc.evaluation.digest import checkpoint_digest
 from arrcoc.evaluation.documents import read_documents
 from arrcoc.evaluation.intervals import bootstrap_interval
-from arrcoc.evaluation.policies import checkpoint_digest
 from arrcoc.evaluation.records import write_text
 from arrcoc.outputs import Allocation
 from arrcoc.training.data.evidence import evidence_cells

@@ -10,7 +10,7 @@ All are of held-out synthetic documents:
 - `busy_page_short_question`: of the third of the pages with the most words, the question with the fewest.
 - `plain_page_long_question`: of the third with the fewest words, the question with the most.
 - `ambiguous`: a key of several words, of which the question tells the first alone: "BILL" for "BILL TO".
-- `misleading`: busy pages, questions that ask for one word and begin with "Explain simply: ", as if for a summary.
+- `misleading`: busy pages, a question about a printed text that begins with "Explain simply: ", as if for a summary.
 """
 
 import argparse

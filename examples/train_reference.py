@@ -4,7 +4,8 @@
     python examples/train_reference.py --preset cpu --out runs/cpu      # two cores, six hours
     python examples/train_reference.py --preset gpu --out runs/gpu --minutes 9  # one large GPU, three times
 
-The tower learns to read (every visual token says which characters stand in its cell), then the language model to find
+The tower learns to read (every visual token says which characters stand in its cell), last at the size of the pages,
+then the language model to find
 words and to copy them, in small windows and then on whole pages, and the ARR-COC block, from evidence, where to look;
 in the end the whole model answers with 5 to 100 % of its tokens. The same command resumes where it was stopped, at
 any time. `--out` gets `state.pt`, `log.jsonl`, and in the end `checkpoint`,

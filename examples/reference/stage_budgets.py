@@ -1,4 +1,4 @@
-"""Stage 4: the whole model learns to answer with fewer tokens; and what it can do is measured."""
+"""Stage 5: the whole model learns to answer with fewer tokens; and what it can do is measured."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""Stage 2: the language model alone, on what a tower that stands still has seen: to find words, and to copy them.
+"""Stage 3: the language model alone, on what a tower that stands still has seen: to find words, and to copy them.
 
 To answer, a token must look at the cell of the letter that it writes. With the answer as the only teacher a small
 model learns this very slowly, so some heads are told: one layer where the last letter was, later ones where the next

@@ -1,4 +1,4 @@
-"""Stage 3: the relevance of ARR-COC learns from evidence where to look, on glances that a still tower has taken."""
+"""Stage 4: the relevance of ARR-COC learns from evidence where to look, on glances that a still tower has taken."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

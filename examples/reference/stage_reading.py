@@ -1,4 +1,4 @@
-"""Stage 1: the tower learns to read."""
+"""Stages 1 and 2: the tower learns to read, print of all sizes and then pages as they will be answered about."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -10,8 +10,9 @@ import torch
 from transformers import PreTrainedModel
 
 from arrcoc.configuration_arrcoc import ArrCocConfig
+from arrcoc.evaluation.digest import BUDGET_SETTINGS, checkpoint_digest
 from arrcoc.evaluation.documents import read_documents, synthetic_task
-from arrcoc.evaluation.policies import ARRCOC, BUDGET_SETTINGS, Budget, ModelPolicies, checkpoint_digest, conditions
+from arrcoc.evaluation.policies import ARRCOC, Budget, ModelPolicies, conditions
 from arrcoc.evaluation.records import open_run
 from arrcoc.evaluation.run import FORMAT, Policies, evidence_task, run_tasks, task_settings
 from arrcoc.evaluation.summary import plain_table, table_rows, write_summary

@@ -1,12 +1,10 @@
 """Who is compared: ARR-COC's own policies and the published ones, behind one way to answer a batch of questions."""
 
 import hashlib
-import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,13 +20,10 @@ from arrcoc.training.data.rows import Row
 from .coverage import Coverage, evidence_coverage, resized_coverage
 from .leaves import leaves_of
 from .peers import PEERS, EncodedCells, PeerBatch, encode_cells, resized_inputs, running_peer
-from .records import read_json
 from .tasks import Task
 
 
 ARRCOC, NATIVE = "arrcoc", "native"
-# Of a processor: `"auto"` depends on them, given budgets do not.
-BUDGET_SETTINGS = ("token_budget", "auto_strategy", "tiers", "calibrated_budgets")
 MODEL_POLICIES = (ARRCOC, *(f"{ARRCOC}-{name}" for name in OWN_POLICIES), *PEERS)
 Budget = int | float | str
 
@@ -268,17 +263,17 @@ class ModelPolicies:
             native, counts = torch.tensor(batch.native), torch.tensor(budgets)
             cells = None if shared is None else shared.cells
             with running_peer(self.model, PeerBatch(policy, inputs, native, counts), cells, **options) as run:
-                generated = self._generate(run.arguments)
+                generated = self._generate(self.model, run.arguments)
             tokens, allocation = run.tokens.tolist(), run.allocation
         elif own:
             model = self.variants.get(policy, self.model)
             with _block_policy(model, policy), torch.no_grad():
                 encoded = model.encode_images(**inputs)
-                generated = self._generate(inputs | {"encoded_images": encoded}, model)
+                generated = self._generate(model, inputs | {"encoded_images": encoded})
             allocation = encoded.allocation
             tokens = allocation.budgets.tolist()
         else:
-            generated, allocation, tokens = self._generate(inputs), None, batch.native
+            generated, allocation, tokens = self._generate(self.model, inputs), None, batch.native
         seconds = _clock(self.model) - started + (0 if shared is None else shared.seconds)
         milliseconds = 1000 * seconds / len(batch.rows)
 
@@ -303,9 +298,9 @@ class ModelPolicies:
             )
         return answers
 
-    def _generate(self, arguments: Mapping[str, Any], model: Any = None) -> Tensor:
+    def _generate(self, model: Any, arguments: Mapping[str, Any]) -> Tensor:
         """Greedy, whatever sampling the checkpoint recommends."""
-        return (model or self.model).generate(
+        return model.generate(
             **arguments,
             max_new_tokens=self.max_new_tokens,
             do_sample=False,
@@ -347,27 +342,6 @@ class ModelPolicies:
 
 
 _STOCK_KEYS = ("input_ids", "attention_mask", "mm_token_type_ids", "pixel_values", "image_grid_thw")
-
-
-def checkpoint_digest(folder: Path) -> str:
-    """A short name of a checkpoint's content: another after more training, the same for a copy.
-
-    Configurations are read whole, but for how budgets are chosen; of weights 64 blocks of 4 KiB a file, evenly spread,
-    and the size.
-    """
-    digest = hashlib.sha256()
-    for path in sorted(folder.iterdir()):
-        if path.name in ("config.json", "processor_config.json", "preprocessor_config.json"):
-            config = {key: value for key, value in read_json(path).items() if key not in BUDGET_SETTINGS}
-            digest.update(f"{path.name} {json.dumps(config, sort_keys=True)}".encode())
-        elif path.suffix in (".safetensors", ".bin"):
-            size = path.stat().st_size
-            digest.update(f"{path.name} {size}".encode())
-            with path.open("rb") as file:
-                for block in range(64):
-                    file.seek(max(0, size - 4096) * block // 63)
-                    digest.update(file.read(4096))
-    return digest.hexdigest()[:16]
 
 
 @contextmanager

@@ -9,8 +9,9 @@ from PIL import Image
 import arrcoc
 from arrcoc.cli.ask import respond
 from arrcoc.cli.demo import QUESTIONS
+from arrcoc.evaluation.digest import checkpoint_digest
 from arrcoc.evaluation.documents import read_documents, synthetic_task
-from arrcoc.evaluation.policies import Condition, ModelPolicies, checkpoint_digest
+from arrcoc.evaluation.policies import Condition, ModelPolicies
 from arrcoc.pretrained import reference_folder
 from examples.draw_demo_document import ENTRIES
 

@@ -15,12 +15,12 @@ from PIL import Image
 
 from arrcoc.cli.checkpoints import load_model, load_processor
 from arrcoc.cli.evaluate import evaluate, read_task
+from arrcoc.evaluation.digest import checkpoint_digest
 from arrcoc.evaluation.leaves import allocation_of, leaves_of
 from arrcoc.evaluation.policies import (
     MODEL_POLICIES,
     Condition,
     ModelPolicies,
-    checkpoint_digest,
     conditions,
     shorten_prompts,
 )
