@@ -49,12 +49,16 @@ class ArrCocConfig(PreTrainedConfig):
             Where images are compressed. `"features"`: after the vision tower, which encodes all cells and so saves
             nothing. `"pixels"`: before it, which runs on the leaves alone.
         policy (`str`, *optional*, defaults to `"lod"`):
-            How leaves are chosen. `"lod"`: the quadtree that keeps the most relevance-weighted detail. `"tiers"`:
-            regions that each get one of `tiers` tokens. For comparison: `"uniform"` (equal leaves), `"random"` (a
-            random quadtree) and `"topk"` (the most relevant cells, the rest dropped).
+            How leaves are chosen. `"lod"`: the quadtree that keeps the most relevance-weighted detail. `"foveated"`:
+            the most relevant cells as tokens of their own, over a coarse grid of the whole picture; for relevance that
+            can be trusted, such as a learned one. `"tiers"`: regions that each get one of `tiers` tokens. For
+            comparison: `"uniform"` (equal leaves), `"random"` (a random quadtree) and `"topk"` (the most relevant
+            cells, the rest dropped).
         max_level (`int`, *optional*, defaults to 3):
             Coarsest level of a leaf under `"lod"` and `"random"`, `2**max_level` cells a side, as far as the budget
             allows.
+        context_share (`float`, *optional*, defaults to 0.1):
+            Share of the budget for the coarse grid under `"foveated"`, in [0, 1]; it has one leaf at least.
         tiers (`list[int]`, *optional*, defaults to `[64, 100, 160, 256, 400]`):
             Token counts, ascending: of a region under the policy `"tiers"`, of an image with a learned budget.
         region_size (`int`, *optional*, defaults to 32):
@@ -139,6 +143,7 @@ class ArrCocConfig(PreTrainedConfig):
     stage: str = "features"
     policy: str = "lod"
     max_level: int = 3
+    context_share: float | int = 0.1
     tiers: list[int] | tuple[int, ...] = (64, 100, 160, 256, 400)
     region_size: int = 32
     position_scale: str = "native"
@@ -208,9 +213,10 @@ class ArrCocConfig(PreTrainedConfig):
             raise ValueError(f"`relevance_floor` is {self.relevance_floor!r}; allowed are numbers in (0, 1]")
         if not 0 <= self.seed < 2**31:
             raise ValueError(f"`seed` is {self.seed!r}; allowed are integers in [0, 2**31)")
-        for name, fade in (("relaxation_fade", self.relaxation_fade), ("budget_fade", self.budget_fade)):
-            if fade is not None and not 0 <= fade <= 1:
-                raise ValueError(f"`{name}` is {fade!r}; allowed are numbers in [0, 1]")
+        for name in ("context_share", "relaxation_fade", "budget_fade"):
+            share = getattr(self, name)
+            if share is not None and not 0 <= share <= 1:
+                raise ValueError(f"`{name}` is {share!r}; allowed are numbers in [0, 1]")
         self.tiers = list(self.tiers)
         if not self.tiers or self.tiers[0] < 1 or sorted(set(self.tiers)) != self.tiers:
             raise ValueError(f"`tiers` is {self.tiers!r}; allowed are positive token counts in ascending order")

@@ -12,16 +12,17 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutp
 class Allocation:
     """Where the visual tokens of a batch of images went.
 
-    An allocation divides the `rows x cols` cells of each image into rectangles, its *leaves*; every leaf becomes one
-    visual token. Images are packed one after another, cells and leaves in raster order (a leaf by its top-left cell).
+    An allocation divides the `rows x cols` cells of each image into its *leaves*; every leaf becomes one visual token.
+    A leaf is a rectangle of cells; under the policy `foveated`, less those that are leaves of their own. Images are
+    packed one after another, cells and leaves in raster order (a leaf by its first cell).
 
     Attributes:
         grids (`Tensor` of shape `(images, 2)`): rows and columns of each image, in cells.
         budgets (`Tensor` of shape `(images,)`): leaves of each image.
         cell_to_leaf (`Tensor` of shape `(cells,)`): the leaf each cell belongs to; -1 for a cell that was dropped,
             which only the policy `topk` does.
-        boxes (`Tensor` of shape `(leaves, 4)`): top, left, bottom, right of each leaf in cells of its image, the last
-            two exclusive.
+        boxes (`Tensor` of shape `(leaves, 4)`): top, left, bottom, right in cells of its image of the smallest
+            rectangle that holds a leaf, the last two exclusive.
         relevance (`Tensor` of shape `(cells,)`): the relevance that decided, in (0, 1].
         position_scale (`Tensor` of shape `(images,)`): what positions in each image are divided by; 1 leaves them
             native.

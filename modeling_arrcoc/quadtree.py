@@ -53,6 +53,23 @@ def packed_grid(rows: Tensor, cols: Tensor) -> PackedGrid:
     return PackedGrid(rows, cols, offsets, image, y, within - y * width)
 
 
+def rank(image: Tensor, *keys: Tensor) -> Tensor:
+    """Indices that sort by image, then by each key in turn, descending; equal elements keep their order."""
+    order = torch.arange(len(image), device=image.device)
+    for key in reversed(keys):
+        order = order[torch.argsort(key[order], descending=True, stable=True)]
+    return order[torch.argsort(image[order], stable=True)]
+
+
+def running_cost(image: Tensor, cost: Tensor) -> Tensor:
+    """Inclusive running sum of `cost` that starts anew at each image; `image` is sorted, both of shape `(items,)`."""
+    total = cost.cumsum(0)
+    first = torch.ones_like(image, dtype=torch.bool)
+    first[1:] = image[1:] != image[:-1]
+    start = torch.where(first, total - cost, 0).cummax(0).values  # costs are never negative
+    return total - start
+
+
 @dataclass(frozen=True)
 class QuadTree:
     """Quadtrees of a batch of grids.

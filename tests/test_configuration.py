@@ -16,8 +16,9 @@ nan, inf = float("nan"), float("inf")
 # For each option: values out of range, and what the message must say is allowed.
 REFUSED: dict[str, tuple[list[Any], str]] = {
     "stage": (["tokens", ""], "'features'"),
-    "policy": (["LOD", "quadtree"], "'lod', 'tiers', 'uniform', 'random', 'topk'"),
+    "policy": (["LOD", "quadtree"], "'lod', 'foveated', 'tiers', 'uniform', 'random', 'topk'"),
     "max_level": ([-1], "at least 0"),
+    "context_share": ([-0.1, 1.1, nan], r"\[0, 1\]"),
     "tiers": ([[], [100, 64], [64, 64, 100], [0, 64], [-4, 64]], "positive token counts in ascending order"),
     "region_size": ([0, -32], "at least 1"),
     "position_scale": (["resized"], "'native', 'matched'"),
@@ -49,6 +50,7 @@ CHANGED: dict[str, Any] = {
     "stage": "pixels",
     "policy": "tiers",
     "max_level": 2,
+    "context_share": 0.3,
     "tiers": [4, 9, 16],
     "region_size": 16,
     "position_scale": "matched",

@@ -66,7 +66,7 @@ def test_patches_and_cells_are_inverse_and_in_place():
     assert torch.equal(cells_to_patches(cells, 2), patches)
 
 
-@pytest.mark.parametrize("policy", ["lod", "tiers", "uniform", "random", "topk"])
+@pytest.mark.parametrize("policy", ["lod", "foveated", "tiers", "uniform", "random", "topk"])
 @pytest.mark.parametrize("seed", range(3))
 def test_a_leaf_is_its_box_filtered_down_to_a_cell(policy, seed):
     cells, allocation = random_allocation(policy, seed)

@@ -26,7 +26,7 @@ def test_shapes_of_leaves() -> None:
     assert allocation.centers.tolist() == [[0, 0], [0.5, 1.5], [7.5, 7.5], [5, 1.5]]
 
 
-@pytest.mark.parametrize("policy", ["lod", "topk"])
+@pytest.mark.parametrize("policy", ["lod", "foveated", "topk"])
 def test_images_of_a_batch(policy: str) -> None:
     allocation = make_allocation(policy)
     assert len(allocation) == 3

@@ -23,7 +23,7 @@ def random_cells(cells: int, dim: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     return torch.randn(cells, dim, generator=generator), torch.rand(cells, generator=generator) * 0.95 + 0.05
 
 
-@pytest.mark.parametrize("policy", ["lod", "uniform", "topk"])
+@pytest.mark.parametrize("policy", ["lod", "foveated", "uniform", "topk"])
 def test_pooling_and_its_gradients_are_the_loop(policy: str) -> None:
     features, weights = random_cells(52, 6)
     grids, budgets = torch.tensor([[5, 8], [3, 4]]), torch.tensor([11, 12])

@@ -87,7 +87,7 @@ def test_native_budget_has_the_stock_positions(
 
 @pytest.mark.parametrize("rows", BATCHES)
 @pytest.mark.parametrize("padding_side", ["left", "right"])
-@pytest.mark.parametrize("policy", ["lod", "uniform", "topk"])
+@pytest.mark.parametrize("policy", ["lod", "foveated", "uniform", "topk"])
 @pytest.mark.parametrize("position_scale", ["native", "matched"])
 def test_compressed_positions_are_the_walk_along_the_prompt(
     get_rope_index: RopeIndex, host: str, rows: Rows, padding_side: str, policy: str, position_scale: str

@@ -23,12 +23,13 @@ from .watching import watch
 
 GLANCE = 1  # at a quarter of the native tokens the print is still read
 BLOCK = {
+    "policy": "foveated",
     "relevance": "learned",
     "cell_encoder": "glance",
     "glance_level": GLANCE,
     "query_scorer": "none",
     "salience_weight": 0,
-    "query_weight": 10.0,  # what is asked for decides; this and the floor were chosen on validation pages
+    "query_weight": 10.0,  # what is asked for decides; chosen on validation pages, and so is the floor
     "relevance_floor": 2e-4,
 }
 BUDGET_SHARES = (1.0, 0.5, 0.25, 0.1, 0.05)
@@ -292,7 +293,7 @@ class Plan:
         preset, reference = self.preset, self.reference
         found = places(shards(preset.pages, self.root))
         questions = Questions(
-            self.writer, found, preset.side, preset.questions, BUDGET_SHARES, resized=0.25, blind=0.04
+            self.writer, found, preset.side, preset.questions, BUDGET_SHARES, resized=0.3, blind=0.04
         )
         return Stage(
             name="budgets",

@@ -1,6 +1,7 @@
 """Stage 5: the whole model learns to answer with fewer tokens; and what it can do is measured."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -139,6 +140,17 @@ def budget_step(
     return loss, metrics
 
 
+@contextmanager
+def _chosen_by(model: Any, policy: str) -> Iterator[None]:
+    block = model.config.arrcoc_config
+    own = block.policy
+    block.policy = own if policy in ("arrcoc", "resize") else policy
+    try:
+        yield
+    finally:
+        block.policy = own
+
+
 @dataclass(frozen=True)
 class Exam:
     """One question of each document, at several budgets and ways of choosing.
@@ -146,12 +158,13 @@ class Exam:
     Args:
         questions: how they are put into batches.
         shares: budgets as shares of the native tokens.
-        policies: of the ARR-COC block, and "resize": the picture made smaller instead; at native budget the first.
+        policies: "arrcoc": the block's own, "resize": the picture made smaller instead, or another of the block; at
+            native budget the first.
     """
 
     questions: Questions
     shares: tuple[float, ...] = (1.0, 0.25, 0.1, 0.05)
-    policies: tuple[str, ...] = ("lod", "resize", "random", "uniform")
+    policies: tuple[str, ...] = ("arrcoc", "resize", "random", "uniform")
 
     def __call__(self, model: ArrCocQwen3VLForConditionalGeneration) -> Metrics:
         """Share of exact answers and of evidence in full detail by policy and budget, at native budget by kind too."""
@@ -159,17 +172,16 @@ class Exam:
         for number, place in enumerate(self.questions.places):
             if turns := asked_turns(*place):
                 asked.append((place, turns[number % len(turns)]))
-        block, found = model.config.arrcoc_config, {}
+        found: Metrics = {}
         for share in self.shares:
             for policy in self.policies if share < 1 else self.policies[:1]:
-                found |= self._measure(model, block, asked, policy, share)
-        block.policy = "lod"
+                with _chosen_by(model, policy):
+                    found |= self._measure(model, asked, policy, share)
         return found
 
-    def _measure(self, model: Any, block: Any, asked: list, policy: str, share: float) -> Metrics:
+    def _measure(self, model: Any, asked: list, policy: str, share: float) -> Metrics:
         scores: dict[str, list[float]] = {}
         name = f"{policy}@{share}"
-        block.policy = "lod" if policy == "resize" else policy
         side = self.questions.resized_side(share) if policy == "resize" else None
         for begin in range(0, len(asked), self.questions.size):
             part = asked[begin : begin + self.questions.size]

@@ -156,7 +156,7 @@ def draw_detail(image: Image.Image, allocation: "Allocation", index: int = 0, ce
     full = _stretch(image, leaves.grid, 32)
     size = (leaves.grid[1] * cell_size, leaves.grid[0] * cell_size)
     canvas = Image.new("RGB", size, DROPPED_COLOR)
-    for level in sorted(set(leaves.levels)):
+    for level in sorted(set(leaves.levels), reverse=True):  # single cells over the leaves around them
         coarse = full.reduce(2**level).resize(size, Image.Resampling.BICUBIC)
         mask = Image.new("1", size, 0)
         paint = ImageDraw.Draw(mask)

@@ -29,11 +29,12 @@ def cell_resolution(allocation: Allocation) -> Tensor:
     """Linear resolution at which each cell is seen, of shape `(cells,)`: `1 / sqrt(cells of its leaf)`, 0 if dropped.
 
     It counts the cells that went into a token wherever they lie, so that scattered cells that were merged into one are
-    seen no better than a block of as many.
+    seen no better than a block of as many; and those of the leaf's box, all of which a drawing of it shows.
     """
     leaf = allocation.cell_to_leaf
     kept = leaf >= 0
-    sizes = torch.bincount(leaf[kept], minlength=len(allocation.boxes))  # (leaves,)
+    merged = torch.bincount(leaf[kept], minlength=len(allocation.boxes))  # (leaves,)
+    sizes = torch.maximum(merged, allocation.sizes.prod(1))
     resolution = torch.zeros(len(leaf), device=leaf.device)
     resolution[kept] = sizes[leaf[kept]].rsqrt()
     return resolution

@@ -17,7 +17,9 @@ def allocation_of(leaves: Sequence[int]) -> Allocation:
     """The allocation of one image that `leaves_of` wrote down, with relevance 1."""
     (rows, cols), boxes = leaves[:2], torch.tensor(leaves[2:], dtype=torch.long).view(-1, 4)
     leaf = torch.full((rows, cols), -1)
-    for number, (top, left, bottom, right) in enumerate(boxes.tolist()):
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
+    for number in areas.argsort(descending=True).tolist():  # a cell within another leaf's box is a leaf of its own
+        top, left, bottom, right = boxes[number].tolist()
         leaf[top:bottom, left:right] = number
     return Allocation(
         grids=torch.tensor([[rows, cols]]),

@@ -226,6 +226,27 @@ def topk_boxes(relevance: np.ndarray, budget: int) -> list[Box]:
     return sorted((y, x, y + 1, x + 1) for _, y, x in sorted(cells)[:budget])
 
 
+def foveated_leaves(relevance: np.ndarray, budget: int, context_share: float) -> list[list[tuple[int, int]]]:
+    """Cells of each leaf: blocks give up their most relevant cells one by one, while there are tokens for them."""
+    rows, cols = relevance.shape
+    context = max(1, math.floor(budget * context_share))
+    boxes = block_boxes((0, 0, rows, cols), *grid_shape(rows, cols, context))
+    blocks = [[(y, x) for y in range(top, bottom) for x in range(left, right)] for top, left, bottom, right in boxes]
+    shown: list[tuple[int, int]] = []
+    for _, y, x in sorted((-float(relevance[y, x]), y, x) for y in range(rows) for x in range(cols)):
+        taken = [[cell for cell in block if cell != (y, x)] for block in blocks]
+        if len(shown) + 1 + sum(map(bool, taken)) > budget:
+            break
+        blocks, shown = taken, [*shown, (y, x)]
+    return sorted([*filter(None, blocks), *([cell] for cell in shown)])
+
+
+def bounding_box(cells: list[tuple[int, int]]) -> Box:
+    """The smallest box that holds all of these cells."""
+    rows, columns = zip(*cells, strict=True)
+    return min(rows), min(columns), max(rows) + 1, max(columns) + 1
+
+
 def cell_to_leaf(boxes: list[Box], rows: int, cols: int) -> list[int]:
     """Leaf of each cell in raster order; -1 where no box covers it."""
     leaf = [[-1] * cols for _ in range(rows)]

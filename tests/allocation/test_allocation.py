@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from arrcoc import ArrCocConfig, allocate
-from arrcoc.allocation import POLICIES, grid_shape, halve_leaves, leaves_from_heads, lod_heads, random_gains
+from arrcoc.allocation import POLICIES, lod_heads, random_gains
+from arrcoc.blocks import grid_shape, halve_leaves, leaves_from_heads
 from arrcoc.outputs import Allocation
 from arrcoc.quadtree import QuadTree, build_quadtree, packed_grid, split_gains
 from tests.allocation import reference
@@ -316,6 +317,39 @@ def test_topk_keeps_the_most_relevant_cells() -> None:
             one = relevance[start : start + grid[0] * grid[1]].view(grid).numpy()
             start += grid[0] * grid[1]
             assert_leaves(allocation, image, reference.topk_boxes(one, budget))
+
+
+@pytest.mark.parametrize("context_share", [0, 0.1, 0.35, 1])
+def test_foveated_leaves_are_the_loop(context_share: float) -> None:
+    """Blocks less the cells that were taken out of them, in raster order of their first cells, with tight boxes."""
+    rng = np.random.default_rng(6)
+    for _ in range(6):
+        grids = random_grids(rng, 8, 10)
+        budgets = random_budgets(rng, grids)
+        cells = sum(rows * cols for rows, cols in grids)
+        relevance = torch.from_numpy(rng.integers(1, 6, cells) / 5).float()  # many ties
+        config = ArrCocConfig(policy="foveated", context_share=context_share)
+        allocation = allocate(torch.zeros(cells, 1), relevance, torch.tensor(grids), torch.tensor(budgets), config)
+        for image, ((rows, cols), budget) in enumerate(zip(grids, budgets, strict=True)):
+            alone = allocation.image(image)
+            leaves = reference.foveated_leaves(alone.relevance.view(rows, cols).numpy(), budget, context_share)
+            assert len(leaves) == budget
+            assert alone.boxes.tolist() == [list(reference.bounding_box(leaf)) for leaf in leaves]
+            expected = {cell: number for number, leaf in enumerate(leaves) for cell in leaf}
+            places = [(y, x) for y in range(rows) for x in range(cols)]
+            assert alone.cell_to_leaf.tolist() == [expected[place] for place in places]
+
+
+def test_foveated_shows_a_lone_cell_for_one_token() -> None:
+    """The quadtree pays ten for it: a cell costs its neighbourhood at every level."""
+    relevance = torch.full((64,), 0.01)
+    relevance[27] = 1.0
+    config = ArrCocConfig(policy="foveated")
+    allocation = allocate(torch.zeros(64, 1), relevance, torch.tensor([[8, 8]]), torch.tensor([2]), config)
+    assert allocation.boxes.tolist() == [[0, 0, 8, 8], [3, 3, 4, 4]]
+    assert allocation.cell_to_leaf.tolist() == [int(cell == 27) for cell in range(64)]
+    detail = allocate(torch.eye(64), relevance, torch.tensor([[8, 8]]), torch.tensor([9]), ArrCocConfig())
+    assert detail.sizes[detail.cell_to_leaf[27]].prod() > 1
 
 
 def test_random_gains_depend_on_seed_and_place_alone() -> None:

@@ -94,7 +94,7 @@ def test_inspect_writes_picture_and_counts(run, tmp_path, document):
 
 
 @pytest.mark.parametrize("host", HOSTS)
-@pytest.mark.parametrize("policy", ["lod", "tiers", "uniform", "random", "topk"])
+@pytest.mark.parametrize("policy", ["lod", "foveated", "tiers", "uniform", "random", "topk"])
 def test_json_describes_a_partition(run, tmp_path, document, host, policy):
     out = tmp_path / "out.png"
     arguments = [
@@ -124,7 +124,10 @@ def test_json_describes_a_partition(run, tmp_path, document, host, policy):
         assert 0 <= top < bottom <= rows and 0 <= left < right <= cols
         covered[top:bottom, left:right] += 1
     assert len(report["boxes"]) == 100
-    assert (covered == 1).all() if policy != "topk" else covered.max() == 1 and covered.sum() == 100
+    if policy == "topk":
+        assert covered.max() == 1 and covered.sum() == 100
+    else:
+        assert (covered == 1).all() or policy == "foveated" and covered.min() == 1 and covered.max() == 2
     sizes = [(bottom - top, right - left) for top, left, bottom, right in report["boxes"]]
     assert report["levels"] == display_levels(sizes)
     assert report["leaves_per_level"] == {str(level): report["levels"].count(level) for level in set(report["levels"])}

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -144,6 +146,23 @@ def test_full_detail_is_the_image_itself():
     pixels = np.random.default_rng(0).integers(0, 256, (96, 160, 3), dtype=np.uint8)
     drawn = draw_detail(Image.fromarray(pixels), allocation, cell_size=32)
     assert np.array_equal(np.asarray(drawn), pixels)
+
+
+def test_a_cell_within_a_leaf_is_shown_over_it():
+    """Sharp in the detail, in its own colour in the drawing."""
+    allocation = replace(
+        make_allocation((4, 4), [(0, 0, 4, 4)]),
+        budgets=torch.tensor([2]),
+        boxes=torch.tensor([[0, 0, 4, 4], [1, 1, 2, 2]]),
+        cell_to_leaf=(torch.arange(16) == 5).long(),
+    )
+    pixels = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)
+    detail = np.asarray(draw_detail(Image.fromarray(pixels), allocation, cell_size=32))
+    assert np.array_equal(detail[32:64, 32:64], pixels[32:64, 32:64])
+    assert detail[:32].std() < pixels[:32].std() / 3
+    drawing = np.asarray(draw_allocation(Image.new("RGB", (128, 128), "white"), allocation, cell_size=32))
+    inside, around = drawing[40:56, 40:56].reshape(-1, 3), drawing[72:88, 72:88].reshape(-1, 3)
+    assert (inside == inside[0]).all() and (around == around[0]).all() and (inside[0] != around[0]).any()
 
 
 def test_heat_colors_run_from_dark_to_light():

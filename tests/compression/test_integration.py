@@ -53,7 +53,7 @@ def generated(model, inputs, **options):
     return model.generate(**inputs, max_new_tokens=6, do_sample=False, **options)
 
 
-@pytest.mark.parametrize("policy", ["lod", "topk"])
+@pytest.mark.parametrize("policy", ["lod", "foveated", "topk"])
 @pytest.mark.parametrize("learned", LEARNED, ids=str)
 def test_untrained_nothing_changes_bit_for_bit(host, stage, policy, learned):
     """Logits, hidden states and generated text are those of plain pooling."""

@@ -110,7 +110,7 @@ def test_blank_images_are_reconstructable():
     assert reconstruction_loss(cells, torch.full((len(allocation.boxes), 3), 0.3), allocation).isfinite()
 
 
-@pytest.mark.parametrize("policy", ["lod", "topk"])
+@pytest.mark.parametrize("policy", ["lod", "foveated", "topk"])
 def test_weightless_loss(policy):
     features, allocation = problem(policy)
     tokens = torch.randn(len(allocation.boxes), 5, requires_grad=True)

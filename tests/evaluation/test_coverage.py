@@ -8,6 +8,7 @@ import torch
 from arrcoc import Allocation
 from arrcoc.allocation import uniform_allocation
 from arrcoc.evaluation import Coverage, cell_resolution, evidence_coverage, resized_coverage, row_coverage
+from arrcoc.evaluation.leaves import allocation_of, leaves_of
 from arrcoc.evaluation.peers import merged_allocation
 from arrcoc.training.data.rows import Row
 
@@ -42,6 +43,19 @@ def test_merged_cells_are_seen_as_their_number_says():
     heads = torch.tensor([[0, 0, 2, 0]])  # cells 1 and 3 are merged into cell 0
     merged = merged_allocation(heads, torch.tensor([[2, 2]]))
     assert cell_resolution(merged).tolist() == pytest.approx([3**-0.5, 3**-0.5, 1, 3**-0.5])
+
+
+def test_a_leaf_with_a_hole_is_seen_as_its_box_is_drawn():
+    """A 2x2 leaf less one cell, which is a token of its own."""
+    foveated = replace(
+        allocation(2, 2, [(0, 0, 2, 2)]),
+        budgets=torch.tensor([2]),
+        boxes=torch.tensor([[0, 1, 1, 2], [0, 0, 2, 2]]),
+        cell_to_leaf=torch.tensor([1, 0, 1, 1]),
+    )
+    assert cell_resolution(foveated).tolist() == [0.5, 1, 0.5, 0.5]
+    again = allocation_of(leaves_of(foveated))
+    assert torch.equal(again.cell_to_leaf, foveated.cell_to_leaf) and torch.equal(again.boxes, foveated.boxes)
 
 
 @pytest.mark.parametrize(

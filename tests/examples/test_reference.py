@@ -381,6 +381,13 @@ def test_stages_learn_what_they_are_shown(root, preset, tmp_path):
         assert np.mean(values[-5:]) < share * np.mean(values[:3]), name
     plan = Plan(preset, root, reference.eval())
     found = plan.exam(preset.validation)(reference.model)
-    assert {"lod@1.0", "lod@0.25", "lod@0.25 coverage", "resize@0.1", "random@0.05", "key_value"} <= found.keys()
+    assert {
+        "arrcoc@1.0",
+        "arrcoc@0.25",
+        "arrcoc@0.25 coverage",
+        "resize@0.1",
+        "random@0.05",
+        "key_value",
+    } <= found.keys()
     assert all(0 <= value <= 1 for value in found.values())
-    assert reference.model.config.arrcoc_config.policy == "lod"
+    assert reference.model.config.arrcoc_config.policy == "foveated"

@@ -47,7 +47,7 @@ def undecided_model(block: dict):
     return model
 
 
-@pytest.mark.parametrize("policy", ["lod", "topk"])
+@pytest.mark.parametrize("policy", ["lod", "foveated", "topk"])
 def test_the_more_relevant_a_leaf_the_more_layers_it_keeps(policy: str) -> None:
     allocation = make_allocation(policy)
     relevance, gates = leaf_relevance(allocation), relevance_gates(allocation, 3)

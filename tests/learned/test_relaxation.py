@@ -441,7 +441,7 @@ def test_the_soft_model_becomes_the_hard_one(host):
 
 def test_other_policies_and_evaluation_are_not_relaxed():
     inputs = random_inputs("qwen3_vl", ROWS, MODEL_BUDGETS)
-    for policy in ("tiers", "topk", "uniform", "random"):
+    for policy in ("foveated", "tiers", "topk", "uniform", "random"):
         config = {**LEARNED["scout"], "policy": policy, "relaxation": "soft"}
         model = perturb(tiny_arrcoc_model("qwen3_vl", arrcoc_config=config))
         assert torch.equal(model.train()(**inputs).logits, model.eval()(**inputs).logits)

@@ -203,7 +203,7 @@ def test_tokens_are_spent_where_the_question_needs_detail(fade: float) -> None:
     assert (chosen[needs_detail == 1] == 16).all() == (fade == 1)
 
 
-@pytest.mark.parametrize("policy", ["lod", "uniform", "topk"])
+@pytest.mark.parametrize("policy", ["lod", "foveated", "uniform", "topk"])
 def test_fading_goes_from_a_tier_to_the_one_below(policy: str) -> None:
     features, relevance, config = cell_values(5), cell_values(seed=2) + 0.1, ArrCocConfig(policy=policy)
     upper = allocate(features, relevance, GRIDS, torch.tensor([12, 3, 10]), config)
@@ -220,7 +220,7 @@ def test_fading_goes_from_a_tier_to_the_one_below(policy: str) -> None:
     assert torch.equal(TierFade(lower, ones).features(low, upper.relevance), low)
 
 
-@pytest.mark.parametrize("policy", ["lod", "uniform", "topk"])
+@pytest.mark.parametrize("policy", ["lod", "foveated", "uniform", "topk"])
 def test_fading_of_pictures(policy: str) -> None:
     pictures, relevance, config = cell_values(3, 4, 4), cell_values(seed=2) + 0.1, ArrCocConfig(policy=policy)
     lower = allocate(pictures.flatten(1), relevance, GRIDS, torch.tensor([5, 2, 4]), config)
@@ -230,8 +230,10 @@ def test_fading_of_pictures(policy: str) -> None:
     kept = lower.cell_to_leaf >= 0
     torch.testing.assert_close(below[kept], enlarge_leaves(draw_leaves(pictures, lower), lower)[kept])
     assert (below[~kept] == 0).all()
-    # Drawn again, what was faded away is what the lower tier shows.
-    torch.testing.assert_close(draw_leaves(below, lower), draw_leaves(pictures, lower))
+    # Drawn again, what was faded away is what the lower tier shows; a box that other leaves lie in shows them too.
+    whole = torch.bincount(lower.cell_to_leaf[kept], minlength=len(lower.boxes)) == lower.sizes.prod(1)
+    assert whole.all() == (policy != "foveated") and whole.any()
+    torch.testing.assert_close(draw_leaves(below, lower)[whole], draw_leaves(pictures, lower)[whole])
 
 
 def test_enlarged_leaves_are_drawn_pixel_by_pixel() -> None:

@@ -48,11 +48,12 @@ class Features(BaseModelOutputWithPooling):
 
 
 def naive_pool(cells: Tensor, allocation: Allocation) -> Tensor:
-    """Tokens of one image of features `(cells, dim)`: box by box, the mean of its cells weighted by relevance."""
+    """Tokens of one image of features `(cells, dim)`: leaf by leaf, the mean of its cells weighted by relevance."""
     columns = int(allocation.grids[0, 1])
     tokens = []
-    for top, left, bottom, right in allocation.boxes.tolist():
-        inside = [y * columns + x for y in range(top, bottom) for x in range(left, right)]
+    for leaf, (top, left, bottom, right) in enumerate(allocation.boxes.tolist()):
+        box = [y * columns + x for y in range(top, bottom) for x in range(left, right)]
+        inside = [cell for cell in box if allocation.cell_to_leaf[cell] == leaf]
         weights = allocation.relevance[inside]
         tokens.append((cells[inside] * weights[:, None]).sum(0) / weights.sum())
     return torch.stack(tokens)

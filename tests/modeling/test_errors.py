@@ -99,7 +99,10 @@ def test_positions_that_cannot_be_known(host, model):
 @pytest.mark.parametrize(
     ("block", "message"),
     [
-        ({"policy": "best"}, "`policy` is 'best'; allowed are 'lod', 'tiers', 'uniform', 'random', 'topk'"),
+        (
+            {"policy": "best"},
+            "`policy` is 'best'; allowed are 'lod', 'foveated', 'tiers', 'uniform', 'random'",
+        ),
         ({"polcy": "lod"}, r"unknown ARR-COC options \['polcy'\]; there are .*'policy'"),
         ({"stage": "text"}, "`stage` is 'text'; allowed are 'features'"),
         ({"query_scorer": "clip"}, "`query_scorer` is 'clip'; allowed are 'attention', 'cosine', 'none'"),

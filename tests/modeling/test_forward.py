@@ -20,7 +20,7 @@ def assert_attended_close(ours, theirs, inputs, tolerance=1e-4):
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-@pytest.mark.parametrize("policy", ["lod", "tiers", "uniform", "random", "topk"])
+@pytest.mark.parametrize("policy", ["lod", "foveated", "tiers", "uniform", "random", "topk"])
 def test_logits_are_those_of_a_stock_model_fed_by_hand(host, stock, policy, side):
     model = tiny_arrcoc_model(host, arrcoc_config={"policy": policy}, tie_word_embeddings=False)
     inputs = random_inputs(host, ROWS, budgets=BUDGETS, padding_side=side)

@@ -60,7 +60,7 @@ def test_native_generate_is_stock_bit_for_bit(host, model, stock, rows, beams, e
     assert all(torch.equal(a, b) for a, b in zip(ours.logits, theirs.logits, strict=True))
 
 
-@pytest.mark.parametrize("policy", ["lod", "tiers", "uniform", "random", "topk"])
+@pytest.mark.parametrize("policy", ["lod", "foveated", "tiers", "uniform", "random", "topk"])
 def test_every_policy_is_stock_at_native_budget(host, stock, policy):
     model = tiny_arrcoc_model(host, arrcoc_config={"policy": policy}, tie_word_embeddings=False)
     inputs = limit_inputs(host, PROMPTS["batch"], "left", explicit=True)

@@ -114,7 +114,7 @@ def test_without_a_glance_the_question_has_no_say(host):
         assert list(model(**random_inputs(host, ROWS, BUDGETS)).allocation.maps) == ["information"]
 
 
-@pytest.mark.parametrize("policy", ["lod", "tiers", "uniform", "random", "topk"])
+@pytest.mark.parametrize("policy", ["lod", "foveated", "tiers", "uniform", "random", "topk"])
 def test_batch_equals_singles_and_cache_equals_recomputation(host, policy):
     block = {"stage": "pixels", "policy": policy, "region_size": 4, "tiers": [2, 4, 9]}
     model = tiny_arrcoc_model(host, arrcoc_config=block, **UNTIED)

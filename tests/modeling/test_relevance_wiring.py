@@ -119,7 +119,7 @@ def test_images_without_question_or_information(host, model):
 
 def test_the_budget_is_exact_for_every_policy(host):
     rows = [[(7, 5)], [(1, 9), (6, 6)]]
-    for policy in ("lod", "tiers", "uniform", "random", "topk"):
+    for policy in ("lod", "foveated", "tiers", "uniform", "random", "topk"):
         model = tiny_arrcoc_model(host, arrcoc_config={"policy": policy})
         for budgets in ([1, 1, 1], [2, 3, 5], [34, 8, 35], [35, 9, 36]):
             inputs = random_inputs(host, rows, budgets=budgets)
