@@ -1,16 +1,16 @@
-"""Train the reference model, a small Qwen3-VL with ARR-COC, from nothing on synthetic documents.
+"""Train the reference model, a small Qwen3-VL or Qwen2.5-VL with ARR-COC, from nothing on synthetic documents.
 
     python examples/train_reference.py --preset quick --out runs/quick  # two cores, ten minutes: that it learns at all
     python examples/train_reference.py --preset cpu --out runs/cpu      # two cores, six hours
     python examples/train_reference.py --preset gpu --out runs/gpu --minutes 9  # one large GPU, three times
+    python examples/train_reference.py --preset quick --host qwen2_5_vl --out runs/twin  # the other architecture
 
 The tower learns to read (every visual token says which characters stand in its cell), last at the size of the pages,
-then the language model to find
-words and to copy them, in small windows and then on whole pages, and the ARR-COC block, from evidence, where to look;
-in the end the whole model answers with 5 to 100 % of its tokens. The same command resumes where it was stopped, at
-any time. `--out` gets `state.pt`, `log.jsonl`, and in the end `checkpoint`,
-for `from_pretrained`, and `results.json`: exact answers on documents whose words, typefaces and layouts were nowhere
-in the training.
+then the language model to find words and to copy them, in small windows and then on whole pages, and the ARR-COC
+block, from evidence, where to look; in the end the whole model answers with 5 to 100 % of its tokens. The same command
+resumes where it was stopped, at any time. `--out` gets `state.pt`, `log.jsonl`, and in the end `checkpoint`, for
+`from_pretrained`, and `results.json`: exact answers on documents whose words, typefaces and layouts were nowhere in
+the training.
 """
 
 import argparse
@@ -24,6 +24,7 @@ import torch
 from reference import workers
 from reference.cache import start_drawing
 from reference.loop import Trainer
+from reference.model import HOSTS
 from reference.presets import PRESETS, Plan, Reference
 from reference.tokenizer import CELL, build_processor
 
@@ -43,6 +44,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of the state, the log and the checkpoint")
     parser.add_argument("--preset", choices=PRESETS, default="cpu")
+    parser.add_argument("--host", choices=HOSTS, default="qwen3_vl", help="architecture of the model")
     parser.add_argument("--documents", type=Path, help="folder of drawn documents; OUT/documents by default")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop then; the same command resumes")
     parser.add_argument("--workers", type=int, help="processes of one thread each; as in the preset by default")
@@ -61,7 +63,7 @@ def main() -> None:
     drawers = start_drawing(drawing, root, max(2, (os.cpu_count() or 1) - 2)) if worker[0] == 0 else []
 
     torch.manual_seed(0)
-    reference = Reference(preset.model).to("cuda" if on_gpu else "cpu")
+    reference = Reference(preset.model, options.host).to("cuda" if on_gpu else "cpu")
     plan = Plan(preset, root, reference)
     trainer = Trainer(
         reference,

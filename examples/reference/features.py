@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,6 +39,11 @@ def enlarged(pixels: NDArray, side: int) -> NDArray:
     return np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC))
 
 
+def deepstack_of(found: Any) -> list[Tensor]:
+    """A tower's DeepStack layers; none of a Qwen2.5-VL."""
+    return list(getattr(found, "deepstack_features", None) or ())
+
+
 def tower_view(tower: nn.Module) -> View:
     """A tower's output and its DeepStack layers, `(pages, cells, 1 + layers, dim)` float16."""
 
@@ -46,7 +52,7 @@ def tower_view(tower: nn.Module) -> View:
         device = next(tower.parameters()).device
         with torch.no_grad(), torch.autocast(device.type, dtype=torch.bfloat16):
             found = tower(values.to(device), grid_thw=grids.to(device))
-        layers: Tensor = torch.stack([found.pooler_output, *found.deepstack_features], 1)
+        layers: Tensor = torch.stack([found.pooler_output, *deepstack_of(found)], 1)
         return layers.unflatten(0, (len(pages), -1)).half().cpu().numpy()
 
     return view

@@ -11,7 +11,7 @@ from .answering import Writer
 from .cache import Drawing, shards
 from .features import Seen, View, glance_view, information_view, places, tower_view
 from .loop import Metrics, Stage
-from .model import build_model, quicken
+from .model import build_model, quicken, takes_parts
 from .reading import Reader
 from .stage_budgets import Exam, Questions, budget_step
 from .stage_listening import Glimpses, Window, listening_step
@@ -140,12 +140,13 @@ class Reference(nn.Module):
 
     Args:
         size: of the model, one of `model.SIZES`.
+        host: its architecture, one of `model.HOSTS`.
     """
 
-    def __init__(self, size: str):
+    def __init__(self, size: str, host: str = "qwen3_vl"):
         super().__init__()
         self.tokenizer = build_tokenizer()
-        self.model = build_model(size, self.tokenizer, **BLOCK)
+        self.model = build_model(size, self.tokenizer, host, **BLOCK)
         self.reader = Reader(self.model.model.visual)
         quicken(self.model.model.visual)
         self.model.set_attn_implementation({"text_config": "eager"})  # whose weights can be taught
@@ -199,12 +200,15 @@ class Plan:
         found = places(shards(drawing, self.root))[:documents]
         return Exam(Questions(self.writer, found, self.preset.side, size=32), **options)
 
+    def _kept(self, side: int) -> int | None:
+        """Cells of a picture that are read: paper teaches little, where it can be left out."""
+        return (side // CELL) ** 2 * 9 // 16 if takes_parts(self.reference.model.model.visual) else None
+
     def _reading(self) -> Stage:
         preset, reference = self.preset, self.reference
         side = preset.pages.size
         sources = [(shards(drawing, self.root), 1 / len(preset.print)) for drawing in preset.print]
-        kept = (side // CELL) ** 2 * 9 // 16
-        crops = Crops(sources, preset.crops, side, lambda step: (0.6, 1.7), choices=4, kept=kept)
+        crops = Crops(sources, preset.crops, side, lambda step: (0.6, 1.7), choices=4, kept=self._kept(side))
         held = Crops([(shards(preset.validation, self.root), 1.0)], 32, side, lambda step: (1.0, 1.0))
         tower, reader = reference.model.model.visual, reference.reader
         return Stage(
@@ -230,7 +234,7 @@ class Plan:
         whole, glance = preset.side, preset.side >> GLANCE
         zoom, count = whole / own, max(1, preset.crops // 2)
         near, far = (
-            crops(print_, size, side, zooms, choices=4, kept=(side // CELL) ** 2 * 9 // 16)
+            crops(print_, size, side, zooms, choices=4, kept=self._kept(side))
             for size, side, zooms in (
                 (count, whole, (0.85 * zoom, 1.2 * zoom)),
                 (4 * count, glance, (0.85 * zoom / 2, 1.2 * zoom / 2)),

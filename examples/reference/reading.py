@@ -94,7 +94,7 @@ class Reader(nn.Module):
 
     def __init__(self, tower: nn.Module):
         super().__init__()
-        layers = 1 + len(tower.config.deepstack_visual_indexes)
+        layers = 1 + len(getattr(tower.config, "deepstack_visual_indexes", ()))
         self.cell_head = nn.Linear(layers * tower.config.out_hidden_size, SLOTS * CLASSES)
         self.patch_head = nn.Linear(tower.config.hidden_size, BINS[0] * BINS[1] * CLASSES)
 

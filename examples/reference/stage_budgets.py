@@ -10,13 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from arrcoc import ArrCocQwen3VLForConditionalGeneration
 from arrcoc.training.data.evidence import evidence_cells
 from arrcoc.training.losses import evidence_coverage
 
 from .answering import Turn, Writer, answer_logits, answer_loss, asked_turns, exact_of
 from .features import Place, enlarged, information_view
 from .loop import Metrics, to_device
+from .model import Model
 from .pictures import BLIND, blind_picture, patches
 from .stage_looking import alignment, query_tokens
 from .tokenizer import CELL
@@ -119,7 +119,7 @@ class Questions:
         }
 
 
-def answer_at_budget(model: ArrCocQwen3VLForConditionalGeneration, batch: dict[str, Any]) -> tuple[Tensor, Any]:
+def answer_at_budget(model: Model, batch: dict[str, Any]) -> tuple[Tensor, Any]:
     """Logits of a batch's answers `(labels, vocabulary)`, and the allocation."""
     names = [name for name in batch if name.startswith(("image_", "pixel_", "input_", "attention_", "mm_"))]
     with torch.autocast(batch["pixel_values"].device.type, dtype=torch.bfloat16):
@@ -127,9 +127,7 @@ def answer_at_budget(model: ArrCocQwen3VLForConditionalGeneration, batch: dict[s
     return answer_logits(model, outputs.last_hidden_state, batch["labels"]), outputs.allocation
 
 
-def budget_step(
-    model: ArrCocQwen3VLForConditionalGeneration, evidence_weight: float, batch: dict[str, Any]
-) -> tuple[Tensor, Metrics]:
+def budget_step(model: Model, evidence_weight: float, batch: dict[str, Any]) -> tuple[Tensor, Metrics]:
     """Loss of a batch for the whole model: answers at the batch's budget, and evidence where relevance chose."""
     logits, allocation = answer_at_budget(model, batch)
     loss, metrics = answer_loss(logits, batch["labels"])
@@ -166,7 +164,7 @@ class Exam:
     shares: tuple[float, ...] = (1.0, 0.25, 0.1, 0.05)
     policies: tuple[str, ...] = ("arrcoc", "resize", "random", "uniform")
 
-    def __call__(self, model: ArrCocQwen3VLForConditionalGeneration) -> Metrics:
+    def __call__(self, model: Model) -> Metrics:
         """Share of exact answers and of evidence in full detail by policy and budget, at native budget by kind too."""
         asked = []
         for number, place in enumerate(self.questions.places):

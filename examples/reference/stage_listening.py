@@ -13,9 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
 
-from arrcoc import ArrCocQwen3VLForConditionalGeneration
+from arrcoc.outputs import ArrCocImageFeatures
 
 from .answering import (
     IGNORED,
@@ -31,6 +30,7 @@ from .answering import (
 )
 from .features import Seen
 from .loop import Metrics
+from .model import Model
 from .tokenizer import CELL
 
 
@@ -154,12 +154,12 @@ class Glimpses:
         return before, following
 
 
-def listen(model: ArrCocQwen3VLForConditionalGeneration, batch: dict[str, Any]) -> Any:
+def listen(model: Model, batch: dict[str, Any]) -> Any:
     """The language model's output on features, with its attention."""
     base = model.model
     counts = (batch["grids"][:, 1] * batch["grids"][:, 2] // 4).tolist()
     pooled, *deepstack = (layer.float().split(counts) for layer in batch["features"].unbind(1))  # (cells, dim) a page
-    seen = BaseModelOutputWithDeepstackFeatures(pooler_output=pooled, deepstack_features=deepstack)
+    seen = ArrCocImageFeatures(pooler_output=pooled, deepstack_features=deepstack or None)
     return base(
         input_ids=batch["input_ids"],
         attention_mask=batch["attention_mask"],
@@ -186,9 +186,7 @@ def looking_loss(attention: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     return -(there + 1e-4).log().mean(), (there > 0.5).float().mean()
 
 
-def listening_step(
-    model: ArrCocQwen3VLForConditionalGeneration, guidance: float, batch: dict[str, Any]
-) -> tuple[Tensor, Metrics]:
+def listening_step(model: Model, guidance: float, batch: dict[str, Any]) -> tuple[Tensor, Metrics]:
     """Loss of a batch's answers, and of where heads look for them, weighted with `guidance`."""
     with torch.autocast(batch["features"].device.type, dtype=torch.bfloat16):
         found = listen(model, batch)

@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from arrcoc import ArrCocQwen3VLForConditionalGeneration
 from arrcoc.training.data.evidence import evidence_cells
 from arrcoc.training.losses import alignment_loss
 
 from .answering import Turn, Writer, asked_turns
 from .features import Place, Seen
 from .loop import Metrics, to_device
+from .model import Model
 
 
 def query_tokens(writer: Writer, questions: list[str]) -> tuple[Tensor, Tensor]:
@@ -96,7 +96,7 @@ class Glances:
         }
 
 
-def looking_step(model: ArrCocQwen3VLForConditionalGeneration, batch: dict[str, Any]) -> tuple[Tensor, Metrics]:
+def looking_step(model: Model, batch: dict[str, Any]) -> tuple[Tensor, Metrics]:
     """Loss of a batch for the relevance alone: where the evidence is."""
     base, document = model.model, batch["document"]
     level = model.config.arrcoc_config.glance_level
@@ -111,7 +111,7 @@ def looking_step(model: ArrCocQwen3VLForConditionalGeneration, batch: dict[str, 
     return loss, {"evidence": loss.item(), "recall": recall.item()}
 
 
-def measure_looking(model: ArrCocQwen3VLForConditionalGeneration, glances: Glances, batches: int = 8) -> Metrics:
+def measure_looking(model: Model, glances: Glances, batches: int = 8) -> Metrics:
     """Recall of evidence by the map of what is asked for."""
     found = [looking_step(model, to_device(glances(number), model.device))[1] for number in range(batches)]
     return {name: sum(metrics[name] for metrics in found) / len(found) for name in found[0]}

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers.vision_utils import get_vision_interpolation_indices_and_weights, get_vision_position_ids
 
 from .cache import Shard
+from .features import deepstack_of
 from .loop import Metrics, to_device
 from .pictures import MERGE, Cut, patches, random_cut
 from .reading import NOTHING, Reader, reading_accuracy, reading_loss
@@ -99,7 +100,7 @@ def read(tower: nn.Module, reader: Reader, batch: dict[str, Tensor]) -> tuple[Te
         places["cu_seqlens"] = torch.arange(len(grids) + 1, device=grids.device) * (len(seen) // len(grids))
     with torch.autocast(batch["values"].device.type, dtype=torch.bfloat16):
         found = tower(batch["values"], grid_thw=grids, **places)
-        return reader(found.pooler_output, found.deepstack_features, found.last_hidden_state)
+        return reader(found.pooler_output, deepstack_of(found), found.last_hidden_state)
 
 
 def reading_step(tower: nn.Module, reader: Reader, batch: dict[str, Tensor]) -> tuple[Tensor, Metrics]:

@@ -1,4 +1,4 @@
-"""Tokenizer and processor of the reference model: one token a byte, in the files and chat form of Qwen3-VL."""
+"""Tokenizer and processor of the reference model: one token a byte, in the files and chat form of Qwen-VL."""
 
 from tokenizers import AddedToken, pre_tokenizers
 from transformers import PreTrainedTokenizerBase, Qwen2Tokenizer, Qwen2VLImageProcessorPil
@@ -18,7 +18,7 @@ SPECIAL_TOKENS = (
 ROLES = ("system", "user", "assistant")  # one token each, or the chat form would be longer than the questions
 CELL = 32  # pixels a side of a visual token
 
-# Qwen3-VL's form of a chat with text and images.
+# The hosts' form of a chat with text and images.
 CHAT_TEMPLATE = """\
 {%- for message in messages -%}
     {{- '<|im_start|>' + message.role + '\\n' -}}

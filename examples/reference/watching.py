@@ -5,11 +5,11 @@ import warnings
 import numpy as np
 import torch
 
-from arrcoc import ArrCocQwen3VLForConditionalGeneration
 from arrcoc.training.monitors import pairwise_cosine
 
 from .answering import IGNORED, asked_turns, exact_of
 from .loop import Metrics, to_device
+from .model import Model
 from .pictures import BLIND, blind_picture
 from .stage_budgets import Questions, answer_at_budget
 
@@ -17,7 +17,7 @@ from .stage_budgets import Questions, answer_at_budget
 MOST_ALIKE, MOST_SAME = 0.995, 0.9  # pages are paper for the most part: those of a tower that reads have 0.98
 
 
-def watch(model: ArrCocQwen3VLForConditionalGeneration, questions: Questions, documents: int = 16) -> Metrics:
+def watch(model: Model, questions: Questions, documents: int = 16) -> Metrics:
     """Look at some pages, and at pictures without anything to read, with the same questions.
 
     Args:
