@@ -42,8 +42,21 @@ evaluate rungs --model arrcoc-tiny --budgets 64,25,auto:two_mode \
     --variant "adapter:model=$out/adapter/merged" --variant "matched:model=$out/matched/merged" \
     --variant "experts:model=$out/experts/merged"
 evaluate learned-budget --model "$out/learned/merged" --budgets learned,1.0 --policies arrcoc
+test -d "$out/no-balance" || python - "$out/no-balance" <<'END'
+import sys
+
+import arrcoc
+
+model, processor = arrcoc.reference("tiny")
+for parameter in model.model.arrcoc.relevance.balance.balance.parameters():
+    parameter.data.zero_()  # every balance at 1/2
+model.save_pretrained(sys.argv[1])
+processor.save_pretrained(sys.argv[1])
+END
+policies="arrcoc,arrcoc-lod,arrcoc-tiers,arrcoc-topk,arrcoc-uniform,arrcoc-random"
 evaluate options --model arrcoc-tiny --budgets 64,25 \
-    --policies arrcoc,arrcoc-topk,arrcoc-random,arrcoc:no-question,arrcoc:no-information,arrcoc:salience,arrcoc:matched-positions,arrcoc:after-the-tower \
+    --policies "$policies,arrcoc:no-question,arrcoc:no-information,arrcoc:salience,arrcoc:no-balance,arrcoc:one-block,arrcoc:more-context,arrcoc:matched-positions,arrcoc:after-the-tower" \
     --variant no-question:query_weight=0 --variant no-information:information_weight=0 \
-    --variant salience:salience_weight=1 --variant matched-positions:position_scale=matched \
-    --variant after-the-tower:stage=features
+    --variant salience:salience_weight=1 --variant "no-balance:model=$out/no-balance" \
+    --variant one-block:context_share=0 --variant more-context:context_share=0.3 \
+    --variant matched-positions:position_scale=matched --variant after-the-tower:stage=features
