@@ -297,7 +297,14 @@ class Plan:
         preset, reference = self.preset, self.reference
         found = places(shards(preset.pages, self.root))
         questions = Questions(
-            self.writer, found, preset.side, preset.questions, BUDGET_SHARES, resized=0.3, blind=0.04
+            self.writer,
+            found,
+            preset.side,
+            preset.questions,
+            BUDGET_SHARES,
+            resized=0.3,
+            blind=0.04,
+            together=preset.workers,
         )
         return Stage(
             name="budgets",

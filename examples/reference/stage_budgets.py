@@ -43,6 +43,7 @@ class Questions:
         shares: budgets to draw from, as shares of the native tokens.
         resized: share of the batches whose pages are made smaller instead.
         blind: share of the documents that are taken away: a picture without anything to read has no answer.
+        together: batches in a row of one budget: those of processes that wait for each other.
         seed: of the randomness.
     """
 
@@ -53,6 +54,7 @@ class Questions:
     shares: tuple[float, ...] = (1.0,)
     resized: float = 0.0
     blind: float = 0.0
+    together: int = 1
     seed: int = 3
 
     def __call__(self, step: int) -> dict[str, Any]:
@@ -62,8 +64,9 @@ class Questions:
             place = self.places[dice.integers(len(self.places))]
             if turns := asked_turns(*place):
                 asked.append((place, turns[dice.integers(len(turns))]))
-        share = float(dice.choice(self.shares))
-        side = self.resized_side(share) if dice.random() < self.resized else self.side
+        common = np.random.default_rng((self.seed, self.together, step // self.together))
+        share = float(common.choice(self.shares))
+        side = self.resized_side(share) if common.random() < self.resized else self.side
         taken = np.flatnonzero(dice.random(self.size) < self.blind).tolist()
         blind = {number: blind_picture(str(dice.choice(BLIND)), side, dice) for number in taken}
         asked = [

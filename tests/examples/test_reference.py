@@ -302,6 +302,15 @@ def test_pictures_without_print_are_unreadable(root, preset):
     assert replace(blind, blind=0.0)(0)["known"].any()
 
 
+def test_processes_that_wait_for_each_other_have_one_budget(root, preset):
+    found = places(shards(preset.pages, root))
+    questions = Questions(Writer(build_tokenizer()), found, 256, 2, (1.0, 0.5, 0.25), resized=0.3, together=2)
+    batches = [questions(number) for number in range(12)]
+    budgets = [batch["image_token_budgets"][0].item() for batch in batches]
+    assert budgets[::2] == budgets[1::2] and len(set(budgets)) > 2
+    assert not torch.equal(batches[0]["pixel_values"], batches[1]["pixel_values"])
+
+
 def test_a_blind_model_is_noticed(root, preset):
     reference = Reference(preset.model).eval()
     questions = Questions(Writer(reference.tokenizer), places(shards(preset.pages, root)), 256, 2)
