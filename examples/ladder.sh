@@ -1,6 +1,6 @@
 #!/bin/sh
-# The ladder of proof on the bundled reference: what each part of ARR-COC brings at equal tokens. Half an hour on two
-# cores; the same command goes on where it was cut off, and `arrcoc report` makes pages of what it measured.
+# The ladder of proof on the bundled reference: what each part of ARR-COC brings at equal tokens. The same
+# command goes on where it was cut off, and `arrcoc report` makes pages of what it measured.
 #
 #   sh examples/ladder.sh [FOLDER]    # runs/ladder
 #

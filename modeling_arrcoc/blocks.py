@@ -113,11 +113,21 @@ def halve_leaves(cells: PackedGrid, heads: Tensor, budgets: Tensor, importance: 
         heads = torch.where(halved & (lower | right), moved, heads)
 
 
+def grid_heads(cells: PackedGrid, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Divide each image into the largest near-square grid of at most `tokens` near-equal blocks.
+
+    Returns:
+        `tuple[Tensor, Tensor]`: head map of shape `(cells,)`, and the number of blocks of shape `(images,)`.
+    """
+    blocks = torch.stack(grid_shape(cells.rows, cells.cols, tokens), 1)  # (images, 2)
+    zeros = torch.zeros_like(cells.rows)
+    extent = torch.stack([cells.rows, cells.cols], 1)
+    return block_heads(cells, cells.image, zeros, zeros, extent, blocks), blocks.prod(1)
+
+
 def uniform_heads(cells: PackedGrid, budgets: Tensor) -> Tensor:
     """Equal leaves everywhere: the largest near-square grid of at most K blocks, then halvings spread evenly."""
-    blocks = torch.stack(grid_shape(cells.rows, cells.cols, budgets), 1)  # (images, 2)
-    zeros = torch.zeros_like(cells.rows)
-    heads = block_heads(cells, cells.image, zeros, zeros, torch.stack([cells.rows, cells.cols], 1), blocks)
+    heads, _ = grid_heads(cells, budgets)
     # A leaf is as important as it is large; leaves of equal size follow a low-discrepancy order.
     index = torch.arange(len(heads), device=heads.device)
     jitter = (index - cells.offsets[cells.image]).double() * GOLDEN_RATIO % 1
@@ -214,16 +224,14 @@ def foveated_heads(cells: PackedGrid, relevance: Tensor, budgets: Tensor, contex
     """
     own = torch.arange(len(relevance), device=relevance.device)
     context = (budgets.double() * context_share).floor().long().clamp(min=1)
-    blocks = torch.stack(grid_shape(cells.rows, cells.cols, context), 1)  # (images, 2)
-    zeros = torch.zeros_like(cells.rows)
-    block = block_heads(cells, cells.image, zeros, zeros, torch.stack([cells.rows, cells.cols], 1), blocks)
+    block, blocks = grid_heads(cells, context)  # (cells,), (images,)
 
     order = rank(cells.image, relevance)
     place = torch.empty_like(order).scatter_(0, order, own)  # (cells,)
     last = torch.zeros_like(own).scatter_reduce(0, block, place, "amax")  # of each block, at its first cell
     cost = (place != last[block]).long()
     spent = running_cost(cells.image[order], cost[order])
-    shown = spent <= (budgets - blocks.prod(1))[cells.image[order]]
+    shown = spent <= (budgets - blocks)[cells.image[order]]
     shown = torch.empty_like(shown).scatter_(0, order, shown)  # (cells,)
 
     left = torch.where(shown, len(own), own)

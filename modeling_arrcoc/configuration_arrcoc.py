@@ -51,7 +51,8 @@ class ArrCocConfig(PreTrainedConfig):
         policy (`str`, *optional*, defaults to `"lod"`):
             How leaves are chosen. `"lod"`: the quadtree that keeps the most relevance-weighted detail. `"foveated"`:
             the most relevant cells as tokens of their own, over a coarse grid of the whole picture; for relevance that
-            can be trusted, such as a learned one. `"tiers"`: regions that each get one of `tiers` tokens. For
+            can be trusted, such as one that has learned from evidence or a teacher: answers do not reach it under this
+            policy. `"tiers"`: regions that each get one of `tiers` tokens. For
             comparison: `"uniform"` (equal leaves), `"random"` (a random quadtree) and `"topk"` (the most relevant
             cells, the rest dropped).
         max_level (`int`, *optional*, defaults to 3):

@@ -31,13 +31,15 @@ SIZES = {
 
 
 def host_options(host: str, vision_depth: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What tower and positions of a host have of their own."""
+    """What the configurations of a host's tower and language model have of their own."""
+    rope: dict[str, Any] = {"rope_type": "default", "rope_theta": 10000.0}
     if host == "qwen3_vl":
         vision = {"num_position_embeddings": 16**2, "deepstack_visual_indexes": [vision_depth // 2]}
-        return vision, {"mrope_section": [12, 10, 10], "mrope_interleaved": True}
+        rope |= {"mrope_section": [12, 10, 10], "mrope_interleaved": True}
+        return vision, {"head_dim": 64, "rope_parameters": rope}
     # Windows of 512 px: a page of the training is one, and its patches stay in their order.
     vision = {"window_size": 512, "fullatt_block_indexes": [vision_depth // 2, vision_depth - 1]}
-    return vision, {"mrope_section": [8, 12, 12]}
+    return vision, {"rope_parameters": rope | {"mrope_section": [8, 12, 12]}}
 
 
 def build_model(size: str, tokenizer: PreTrainedTokenizerBase, host: str = "qwen3_vl", **block: Any) -> Model:
@@ -51,7 +53,7 @@ def build_model(size: str, tokenizer: PreTrainedTokenizerBase, host: str = "qwen
     """
     config_class, model_class = HOSTS[host]
     (vision_width, vision_depth), (width, depth), relevance_width = SIZES[size]
-    own_vision, positions = host_options(host, vision_depth)
+    own_vision, own_text = host_options(host, vision_depth)
     ids = {token: tokenizer.convert_tokens_to_ids(token) for token in tokenizer.get_vocab()}
     config = config_class(
         vision_config={
@@ -72,12 +74,11 @@ def build_model(size: str, tokenizer: PreTrainedTokenizerBase, host: str = "qwen
             "num_hidden_layers": depth,
             "num_attention_heads": width // 64,
             "num_key_value_heads": width // 64,
-            **({"head_dim": 64} if host == "qwen3_vl" else {}),
             "max_position_embeddings": 32768,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, **positions},
             "pad_token_id": tokenizer.pad_token_id,
             "bos_token_id": None,
             "eos_token_id": tokenizer.eos_token_id,
+            **own_text,
         },
         arrcoc_config={"stage": "pixels", "scout_dim": relevance_width, **block},
         image_token_id=ids["<|image_pad|>"],

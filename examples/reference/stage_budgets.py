@@ -1,7 +1,6 @@
 """Stage 5: the whole model learns to answer with fewer tokens; and what it can do is measured."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from arrcoc.evaluation.policies import block_policy
 from arrcoc.training.data.evidence import evidence_cells
 from arrcoc.training.losses import evidence_coverage
 
@@ -141,17 +141,6 @@ def budget_step(model: Model, evidence_weight: float, batch: dict[str, Any]) -> 
     return loss, metrics
 
 
-@contextmanager
-def _chosen_by(model: Any, policy: str) -> Iterator[None]:
-    block = model.config.arrcoc_config
-    own = block.policy
-    block.policy = own if policy in ("arrcoc", "resize") else policy
-    try:
-        yield
-    finally:
-        block.policy = own
-
-
 @dataclass(frozen=True)
 class Exam:
     """One question of each document, at several budgets and ways of choosing.
@@ -159,13 +148,13 @@ class Exam:
     Args:
         questions: how they are put into batches.
         shares: budgets as shares of the native tokens.
-        policies: "arrcoc": the block's own, "resize": the picture made smaller instead, or another of the block; at
-            native budget the first.
+        policies: "arrcoc": the block's own, "arrcoc-random" and so on: another of the block, "resize": the picture
+            made smaller instead; at native budget the first.
     """
 
     questions: Questions
     shares: tuple[float, ...] = (1.0, 0.25, 0.1, 0.05)
-    policies: tuple[str, ...] = ("arrcoc", "resize", "random", "uniform")
+    policies: tuple[str, ...] = ("arrcoc", "resize", "arrcoc-random", "arrcoc-uniform")
 
     def __call__(self, model: Model) -> Metrics:
         """Share of exact answers and of evidence in full detail by policy and budget, at native budget by kind too."""
@@ -176,7 +165,7 @@ class Exam:
         found: Metrics = {}
         for share in self.shares:
             for policy in self.policies if share < 1 else self.policies[:1]:
-                with _chosen_by(model, policy):
+                with block_policy(model, policy):
                     found |= self._measure(model, asked, policy, share)
         return found
 

@@ -267,7 +267,7 @@ class ModelPolicies:
             tokens, allocation = run.tokens.tolist(), run.allocation
         elif own:
             model = self.variants.get(policy, self.model)
-            with _block_policy(model, policy), torch.no_grad():
+            with block_policy(model, policy), torch.no_grad():
                 encoded = model.encode_images(**inputs)
                 generated = self._generate(model, inputs | {"encoded_images": encoded})
             allocation = encoded.allocation
@@ -345,7 +345,7 @@ _STOCK_KEYS = ("input_ids", "attention_mask", "mm_token_type_ids", "pixel_values
 
 
 @contextmanager
-def _block_policy(model: Any, policy: str) -> Iterator[None]:
+def block_policy(model: Any, policy: str) -> Iterator[None]:
     """The model with the allocation policy that `arrcoc-POLICY` names; as it is configured for all others."""
     block = model.config.arrcoc_config
     configured = block.policy

@@ -104,7 +104,7 @@ def test_a_tall_region_has_its_tiers_upright() -> None:
         torch.tensor([160]),
         ArrCocConfig(policy="tiers"),
     )
-    assert len(allocation.boxes[:, 0].unique()), len(allocation.boxes[:, 1].unique()) == (16, 10)
+    assert (len(allocation.boxes[:, 0].unique()), len(allocation.boxes[:, 1].unique())) == (16, 10)
 
 
 def test_tiers_spend_on_the_relevant_region() -> None:

@@ -1,0 +1,40 @@
+"""The tower of the reference training is the stock one, on both hosts."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
+
+from reference.model import HOSTS, build_model, quicken  # noqa: E402
+from reference.pictures import patches  # noqa: E402
+from reference.tokenizer import build_tokenizer  # noqa: E402
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_the_quick_tower_is_the_stock_tower(host):
+    torch.manual_seed(0)
+    stock = build_model("micro", build_tokenizer(), host).model.visual
+    for parameter in stock.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    quick = build_model("micro", build_tokenizer(), host).model.visual
+    quick.load_state_dict(stock.state_dict())
+    quicken(quick)
+    assert quick.state_dict().keys() == stock.state_dict().keys()
+    pictures = np.random.default_rng(0).integers(0, 256, (2, 64, 96, 3), np.uint8)
+    for size in (2, 1):
+        both, grids = patches(pictures[:size], frames=2)
+        one, _ = patches(pictures[:size])
+        expected = stock(both, grid_thw=grids)
+        for values in (both, one):
+            found = quick(values, grid_thw=grids)
+            torch.testing.assert_close(found.pooler_output, expected.pooler_output, atol=1e-4, rtol=1e-4)
+    gradients = []
+    for tower, values in ((stock, both), (quick, one)):
+        tower(values, grid_thw=grids).pooler_output.square().sum().backward()
+        gradients.append(tower.patch_embed.proj.weight.grad)
+    torch.testing.assert_close(*gradients, atol=1e-3, rtol=1e-3)
