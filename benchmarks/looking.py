@@ -100,7 +100,7 @@ def look(model: Any, processor: Any, pairs: Sequence[tuple[Row, Row]], budget: f
             row, own, other = part[number], allocation.image(number), allocation.image(number + 1)
             grid = tuple(own.grids[0].tolist())
             seen, seen_then = full_detail(own), full_detail(other)
-            named = [*row.evidence[0], *([row.key_box] if row.key_box else [])]
+            named = [*row.evidence[0], *row.key_boxes]
             found["tokens"].append(float(own.budgets[0]))
             if seen.any():
                 found["moved"].append(float((seen & ~seen_then).sum() / seen.sum()))
@@ -114,7 +114,7 @@ def elsewhere(rows: Sequence[Row], grid: tuple[int, int]) -> tuple[Row, Row] | N
     known = [row for row in rows if row.evidence and row.evidence[0]]
     for number, row in enumerate(known):
         for other in known[number + 1 :]:
-            touched = [cells_of(one, [*one.evidence[0], *filter(None, [one.key_box])], grid) for one in (row, other)]
+            touched = [cells_of(one, [*one.evidence[0], *one.key_boxes], grid) for one in (row, other)]
             if not (touched[0] & touched[1]).any():
                 return row, other
     return None

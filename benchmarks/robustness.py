@@ -45,15 +45,12 @@ def printed(document: Document) -> list[Question]:
 
 def key_of(document: Document, question: Question) -> list[str]:
     """Words of the key that a question names."""
-    if question.key_box is None:
-        return []
-    left, top, right, bottom = question.key_box
-    inside = [
-        word
+    return [
+        word.text
         for word in document.words
+        for left, top, right, bottom in question.key_boxes
         if left <= sum(word.box[0::2]) / 2 <= right and top <= sum(word.box[1::2]) / 2 <= bottom
     ]
-    return [word.text for word in inside]
 
 
 def sets_of(documents: Sequence[Document]) -> dict[str, list[tuple[Document, dict[str, Any]]]]:

@@ -174,10 +174,9 @@ def suggested_budget(question: Question, size: tuple[int, int], cell: int = 32) 
         One of :data:`TIERS`.
     """
     columns, rows = -(-size[0] // cell), -(-size[1] // cell)
-    boxes = (*question.evidence, question.key_box) if question.key_box else question.evidence
     kept = {
         (row, column)
-        for x0, y0, x1, y1 in boxes
+        for x0, y0, x1, y1 in (*question.evidence, *question.key_boxes)
         for row in range(int(y0 // cell), min(int(y1 // cell) + 1, rows))
         for column in range(int(x0 // cell), min(int(x1 // cell) + 1, columns))
     }
@@ -216,7 +215,7 @@ def finish(
         evidence_mode=draft.mode,
         kind=draft.kind,
         difficulty=difficulty(draft.kind, boxes, visible, size, damage),
-        key_box=union(key) if key else None,
+        key_boxes=tuple(key),
     )
 
 

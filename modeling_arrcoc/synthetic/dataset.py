@@ -78,7 +78,7 @@ def rows(document: Document, image: str) -> list[dict[str, Any]]:
 
     Returns:
         Rows with ``id, image, width, height, question, answers, evidence, evidence_mode, task, set, source, licence``,
-        ``difficulty``, ``token_budget`` (a suggestion) and, where the question names something printed, ``key_box``.
+        ``difficulty``, ``token_budget`` (a suggestion) and, where the question names something printed, ``key_boxes``.
         Boxes are [x0, y0, x1, y1] in pixels; ``evidence`` is None where no place on the picture shows the answer.
     """
     found = []
@@ -99,7 +99,7 @@ def rows(document: Document, image: str) -> list[dict[str, Any]]:
             "difficulty": question.difficulty,
             "token_budget": suggested_budget(question, document.image.size),
         }
-        if question.key_box is not None:
-            row["key_box"] = list(question.key_box)
+        if question.key_boxes:
+            row["key_boxes"] = [list(box) for box in question.key_boxes]
         found.append(row)
     return found

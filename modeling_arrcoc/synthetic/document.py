@@ -95,7 +95,7 @@ class Question:
         evidence_mode: ``"all"`` the boxes together hold the answer, ``"any"`` each of them alone does.
         kind: one of :data:`QUESTION_KINDS`.
         difficulty: one of :data:`DIFFICULTIES`, see :func:`arrcoc.synthetic.questions.difficulty`.
-        key_box: the box of the key, label or header that the question names, where there is one.
+        key_boxes: boxes of the key, labels or headers that the question names, one a line.
     """
 
     text: str
@@ -104,7 +104,7 @@ class Question:
     evidence_mode: str
     kind: str
     difficulty: str
-    key_box: Box | None = None
+    key_boxes: tuple[Box, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -82,6 +82,48 @@ def right_keys(sheet: Sheet, x: float, y: float, width: float, pair: Pair) -> fl
     return _value_beside(sheet, pair, key, x, middle + glyphs.size * 0.8, x + width, y, line) if key else y + line
 
 
+def loose(sheet: Sheet, x: float, y: float, width: float, pair: Pair) -> float:
+    """Label at any indent that leaves it room, value after a gap of any width, or on the next line at any indent."""
+    canvas, dice, glyphs, pen = sheet.canvas, sheet.dice, sheet.glyphs(), sheet.glyphs("value")
+    line = max(glyphs.height, pen.height)
+    spare = width - glyphs.width(pair.key)
+    start = x + max(0.0, spare) * dice.uniform(0.0, 0.6)
+    key = canvas.write(start, y + line - glyphs.height, pair.key, glyphs, sheet.theme.ink)
+    if not key:
+        return y + line
+    after = start + glyphs.width(pair.key) + glyphs.size * 0.5
+    needed = pen.width(pair.value) if pair.value else glyphs.size * 3
+    if after + needed <= x + width and dice.chance(0.7):
+        after += (x + width - after - needed) * dice.uniform(0.0, 1.0)
+        return _value_beside(sheet, pair, key, x, after, x + width, y, line)
+    indent = max(0.0, width - needed) * dice.uniform(0.0, 1.0)
+    return _value_beside(sheet, pair, key, x, x + indent, x + width, y + line, line)
+
+
+def strip(
+    sheet: Sheet, x: float, y: float, width: float, pair: Pair, split: float = 0.45, flush: bool = False
+) -> float:
+    """A ruled row of two boxes: label in the left one, value in the right one, flush right or not."""
+    canvas, glyphs, pen = sheet.canvas, sheet.glyphs("label", 0.95), sheet.glyphs("value")
+    pad, middle = max(3, glyphs.size // 3), x + width * split
+    key_lines = glyphs.wrap(pair.key, middle - x - 2 * pad)
+    value_lines = pen.wrap(pair.value, x + width - middle - 2 * pad)
+    if any(glyphs.width(line) > middle - x - 2 * pad for line in key_lines):
+        return inline(sheet, x, y, width, pair)
+    height = max(len(key_lines) * glyphs.height, len(value_lines) * pen.height, pen.height) + pad
+    if y + height > sheet.bottom:
+        return sheet.bottom + 1
+    canvas.frame(x, y, x + width, y + height, sheet.theme.ink)
+    canvas.rule(round(middle), round(y), round(middle), round(y + height), sheet.theme.ink)
+    key, _ = canvas.paragraph(x + pad, y + pad / 2, middle - x - 2 * pad, pair.key, glyphs, sheet.theme.ink, 1.0)
+    end = x + width - pad
+    start = end - pen.width(pair.value) if flush and len(value_lines) == 1 else middle + pad
+    runs, _ = sheet.write_value(max(start, middle + pad), y + pad / 2, end - middle - pad, pair.value, y + height)
+    if len(key) == len(key_lines):
+        sheet.entry(pair.key, key, pair.value, runs, pair.role)
+    return y + height
+
+
 def _value_beside(
     sheet: Sheet, pair: Pair, key: Run, x: float, start: float, end: float, y: float, line: int
 ) -> float:
@@ -148,6 +190,8 @@ def card(sheet: Sheet, x: float, y: float, width: float, pair: Pair) -> float:
     pad, split = max(3, glyphs.size // 3), width * 0.38
     key_lines = glyphs.wrap(pair.key, split - 2 * pad)
     value_lines = pen.wrap(pair.value, width - split - 2 * pad)
+    if any(glyphs.width(line) > split - 2 * pad for line in key_lines):
+        return inline(sheet, x, y, width, pair)
     height = max(len(key_lines) * glyphs.height, len(value_lines) * pen.height, pen.height) + 2 * pad
     if y + height > sheet.bottom:
         return sheet.bottom + 1

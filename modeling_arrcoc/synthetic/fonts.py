@@ -100,6 +100,15 @@ TRANSFORMS = (
     Transform("fixed", pitch=0.6),
     Transform("fixed-bold", pitch=0.62, bold=0.06),
     Transform("fixed-wide", stretch=1.1, pitch=0.7),
+    Transform("tight", stretch=0.78),
+    Transform("squeezed-bold", stretch=0.66, bold=0.04),
+    Transform("broad", stretch=1.26),
+    Transform("broadest-bold", stretch=1.42, bold=0.05),
+    Transform("steep-italic", stretch=0.95, slant=0.32),
+    Transform("left-slant", slant=-0.2),
+    Transform("airy", spacing=0.18),
+    Transform("airy-heavy", spacing=0.07, bold=0.1),
+    Transform("fixed-tight", stretch=0.88, pitch=0.56),
     Transform("narrow-italic", stretch=0.88, slant=0.26, heldout=True),
     Transform("extra-wide", stretch=1.32, bold=0.03, heldout=True),
     Transform("back-slant", slant=-0.12, heldout=True),
@@ -107,7 +116,8 @@ TRANSFORMS = (
     Transform("spaced-bold", spacing=0.14, bold=0.07, heldout=True),
     Transform("condensed", stretch=0.72, bold=0.03, heldout=True),
 )
-_FOREIGN_TRAINING = ("plain", "plain", "narrow", "wide")  # other faces bring weights and slants of their own
+# Other faces bring weights and slants of their own.
+_FOREIGN_TRAINING = ("plain", "plain", "narrow", "wide", "tight", "broad", "airy", "fixed", "fixed-tight")
 
 
 @lru_cache(maxsize=1)

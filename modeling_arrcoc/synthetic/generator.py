@@ -164,10 +164,10 @@ def generate(
     dice = Dice(seed, SPLITS.index(split))
     kind = dice.weighted(allowed, [_KIND_WEIGHTS[name] for name in allowed])
     chosen = tuple(faces) if faces is not None else None
-    while True:  # a page so cramped that nothing can be asked is drawn again
+    while True:  # a page so cramped that nothing is printed, or nothing can be asked, is drawn again
         pixels = (_draw_side(widths, dice), _draw_side(heights, dice))
         document = _attempt(seed, kind, split, pixels, chosen, dice, clear)
-        if document.questions:
+        if document.questions and (document.words or kind == "scene"):
             return document
 
 

@@ -240,6 +240,24 @@ def _mixed(sheet: Sheet) -> None:
             )
 
 
+def _loose(sheet: Sheet) -> None:
+    """Labels at any indent, values somewhere after or under them."""
+    _head(sheet)
+    _foot(sheet)
+    _fill(sheet, fields.loose, 1, gap=sheet.dice.uniform(0.1, 0.6))
+
+
+def _strips(sheet: Sheet) -> None:
+    """A ruled table of two columns: labels left, values right."""
+    dice = sheet.dice
+    _head(sheet)
+    _foot(sheet)
+    split, flush = dice.uniform(0.35, 0.55), dice.chance(0.3)
+    while sheet.room > sheet.glyphs().height * 1.5:
+        pair = new_pair(sheet, sheet.width * (1 - split) * 0.9, 2)
+        sheet.y = fields.strip(sheet, sheet.left, sheet.y, sheet.width, pair, split, flush)
+
+
 def _ledger(sheet: Sheet) -> None:
     """Labels flush right against a column, then shaded cards."""
     dice = sheet.dice
@@ -257,5 +275,7 @@ FORMS = (
     Layout("form-memo", _memo),
     Layout("form-questionnaire", _questionnaire),
     Layout("form-mixed", _mixed),
+    Layout("form-loose", _loose),
+    Layout("form-strips", _strips),
     Layout("form-ledger", _ledger, heldout=True),
 )

@@ -344,6 +344,10 @@ def _tabular(sheet: Sheet) -> None:
     _receipt(sheet, "center", "table")
 
 
+def _right_set(sheet: Sheet) -> None:
+    _receipt(sheet, "right", sheet.dice.pick(("one", "two", "table")))
+
+
 def _left_set(sheet: Sheet) -> None:
     _receipt(sheet, "left", sheet.dice.pick(("one", "two", "table")))
 
@@ -364,6 +368,7 @@ RECEIPTS = (
     Layout("receipt-one-line", _one_line),
     Layout("receipt-two-lines", _two_lines),
     Layout("receipt-table", _tabular),
+    Layout("receipt-right", _right_set),
     Layout("receipt-left", _left_set, heldout=True),
 )
 INVOICES = (

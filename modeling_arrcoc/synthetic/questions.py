@@ -135,7 +135,8 @@ def table_cell(asker: Asker, grid: Grid) -> Draft | None:
     phrasings = _CELL_PHRASINGS if printed else _PRICE_PHRASINGS
     lower = header.lower() if asker.dice.chance(0.4) else header
     text = asker.dice.pick(phrasings).format(row=name, column=lower)
-    return Draft("table_cell", text, accepted(value), grid.cell_runs[row][column], key=grid.row_runs[row])
+    key = (*grid.row_runs[row], *grid.header_runs[column])
+    return Draft("table_cell", text, accepted(value), grid.cell_runs[row][column], key=key)
 
 
 def table_compare(asker: Asker, grid: Grid) -> Draft | None:

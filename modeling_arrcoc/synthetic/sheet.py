@@ -254,26 +254,19 @@ class Sheet:
         dice, canvas, theme = self.dice, self.canvas, self.theme
         frame = "box" if frame == "bar" and not self.dark else frame
         glyphs = self.glyphs("heading", scale or dice.uniform(1.1, 2.0))
-        while glyphs.size > self.least and (
-            len(glyphs.wrap(text, self.width * 0.94)) > 2 or self._overlong(text, glyphs)
-        ):
+        while glyphs.size > self.least and not self._fits_title(text, glyphs):
             glyphs = glyph_set(glyphs.style, letter_size(max(self.least, glyphs.size * 0.85 - 1)))
-        lines = glyphs.wrap(text, self.width * 0.94)
-        if len(lines) > 2 or self._overlong(text, glyphs) or glyphs.height * len(lines) > self.room:
+        pad, width = self._title_room(glyphs)
+        height = len(glyphs.wrap(text, width)) * glyphs.height
+        if not self._fits_title(text, glyphs) or height > self.room:
             return False
-        height, pad = len(lines) * glyphs.height, round(glyphs.size * 0.3)
         if frame == "bar":
             canvas.frame(self.left, self.y, self.right, self.y + height + 2 * pad, None, theme.accent)
         elif frame == "box":
             canvas.frame(self.left, self.y, self.right, self.y + height + 2 * pad, theme.ink)
         top = self.y + (pad if frame in ("bar", "box") else 0)
         color = (255, 255, 255) if frame == "bar" else theme.ink
-        inset = 0 if align == "center" else pad
-        runs, _ = canvas.paragraph(
-            self.left + inset, top, self.width - 2 * inset, text, glyphs, color, 1.0, align, self.bottom
-        )
-        if len(runs) != len(lines):
-            return False
+        runs, _ = canvas.paragraph(self.left + pad, top, width, text, glyphs, color, 1.0, align)
         if frame == "under":
             for run in runs:
                 x0, _, x1, y1 = canvas.box_of(run)
@@ -282,8 +275,16 @@ class Sheet:
         self.y = top + height + pad + glyphs.size * dice.uniform(0.3, 1.0)
         return True
 
-    def _overlong(self, text: str, glyphs: GlyphSet) -> bool:
-        return any(glyphs.width(word) > self.width * 0.94 for word in text.split())
+    def _title_room(self, glyphs: GlyphSet) -> tuple[int, int]:
+        """Border and width in pixels of a title in its frame."""
+        pad = round(glyphs.size * 0.3)
+        return pad, self.width - 2 * pad
+
+    def _fits_title(self, text: str, glyphs: GlyphSet) -> bool:
+        """Whether a title takes two lines at most, none of which is too long."""
+        width = self._title_room(glyphs)[1]
+        lines = glyphs.wrap(text, width)
+        return len(lines) <= 2 and all(glyphs.width(line) <= width for line in lines)
 
 
 LayoutFunction = Callable[[Sheet], None]

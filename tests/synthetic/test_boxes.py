@@ -33,7 +33,7 @@ def test_boxes_lie_on_the_picture(documents):
         assert all(inside(word.box, size) for word in document.words)
         for question in document.questions:
             assert all(inside(box, size) for box in question.evidence), question
-            assert question.key_box is None or inside(question.key_box, size)
+            assert all(inside(box, size) for box in question.key_boxes), question
 
 
 def test_words_and_evidence_show_ink(documents):
@@ -90,8 +90,8 @@ def test_keys_are_where_their_boxes_say(documents):
     seen = 0
     for document in documents:
         for question in document.questions:
-            if question.kind == "key_value" and question.key_box is not None:
-                key = letters(words_in(document, (question.key_box,))).lstrip("0123456789")
+            if question.kind == "key_value" and question.key_boxes:
+                key = letters(words_in(document, question.key_boxes)).lstrip("0123456789")
                 assert key in letters(question.text), (document.seed, question)
                 seen += 1
     assert seen > 50

@@ -65,7 +65,7 @@ def test_rows_have_the_format_of_evaluation_sets():
             assert row["evidence_mode"] in ("all", "any") and row["answers"] == list(question.answers)
             for x0, y0, x1, y1 in row["evidence"] or []:
                 assert 0 <= x0 < x1 <= 300 and 0 <= y0 < y1 <= 300
-            assert ("key_box" in row) == (question.key_box is not None)
+            assert [tuple(box) for box in row.get("key_boxes", [])] == list(question.key_boxes)
         assert len({row["id"] for row in found}) == len(found)
 
 

@@ -21,7 +21,7 @@ def fingerprint(document: Document) -> str:
 
 @pytest.fixture(scope="module")
 def documents() -> list[Document]:
-    return [generate(seed, (kind,), range(256, 641), "train", BUNDLED) for kind in KINDS for seed in range(24)]
+    return [generate(seed, (kind,), range(256, 641), "train", BUNDLED) for kind in KINDS for seed in range(36)]
 
 
 def test_same_seed_same_document_other_seed_other_document():

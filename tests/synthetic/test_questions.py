@@ -247,7 +247,7 @@ def test_questions_with_lost_evidence_are_dropped():
     words = [(0.0, 0.0, 9.96, 10.0), (15.0, 2.0, 30.0, 12.0), (40.0, 0.0, 50.0, 10.0)]
     question = finish(draft, words, [(5.0, 50.0, 9.0, 60.0)], (100, 100), 0.0)
     assert question.evidence == ((0.0, 0.0, 30.0, 12.0), (5.0, 50.0, 9.0, 60.0))
-    assert question.key_box == (40.0, 0.0, 50.0, 10.0)
+    assert question.key_boxes == ((40.0, 0.0, 50.0, 10.0),)
     for lost in range(3):
         fewer = [None if index == lost else box for index, box in enumerate(words)]
         assert finish(draft, fewer, [(5.0, 50.0, 9.0, 60.0)], (100, 100), 0.0) is None

@@ -61,7 +61,7 @@ class Row:
         evidence (`tuple`, *optional*): one entry an image, either `None` (not known) or its boxes (x0, y0, x1, y1)
             in pixels of the upright image.
         evidence_mode (`str`): `"all"`: the boxes together hold the answer; `"any"`: each of them alone does.
-        key_box (`Box`, *optional*): where the key, label or header stands that the question names.
+        key_boxes (`tuple[Box, ...]`): where the key, labels or headers stand that the question names.
         task (`str`): what kind of question it is.
         set (`str`): the data set it comes from.
         difficulty (`str`, *optional*): its difficulty as the data set names it.
@@ -78,7 +78,7 @@ class Row:
     sizes: tuple[tuple[int, int], ...] | None = None
     evidence: tuple[tuple[Box, ...] | None, ...] | None = None
     evidence_mode: str = "all"
-    key_box: Box | None = None
+    key_boxes: tuple[Box, ...] = ()
     task: str = ""
     set: str = ""
     difficulty: str | None = None
@@ -176,8 +176,9 @@ def row_from_dict(
     Args:
         data (`Mapping`): with `question`, `answers` (a list) or `answer`, and optionally `id`, `image` or `images`
             (paths or Pillow images), `evidence` (boxes of the image; with several images a list of boxes or null for
-            each), `evidence_mode`, `key_box`, `width` and `height` of a single image, `task`, `set`, `difficulty`,
-            `token_budget`, `suggested_budget` and `history` ([question, answer] pairs). Other fields are ignored.
+            each), `evidence_mode`, `key_boxes` or a single `key_box`, `width` and `height` of a single image, `task`,
+            `set`, `difficulty`, `token_budget`, `suggested_budget` and `history` ([question, answer] pairs). Other
+            fields are ignored.
         name (`str`): `id` of a row that has none.
         image_root (path, *optional*): folder that paths of images are relative to.
         columns (`Mapping[str, str]`, *optional*): for fields above, the names they have in `data`.
@@ -200,7 +201,9 @@ def row_from_dict(
     if mode not in EVIDENCE_MODES:
         raise ValueError(f"evidence_mode must be one of {EVIDENCE_MODES}, found {mode!r}")
     identifier = field("id")
-    key_box = field("key_box")
+    key_box, key_boxes = field("key_box"), field("key_boxes")
+    if key_box is not None and key_boxes is not None:
+        raise ValueError("expected key_box or key_boxes, found both")
     return Row(
         id=name if identifier is None else str(identifier),
         question=_text(field("question"), "question"),
@@ -209,7 +212,7 @@ def row_from_dict(
         sizes=sizes,
         evidence=evidence,
         evidence_mode=mode,
-        key_box=None if key_box is None else _box(key_box),
+        key_boxes=tuple(map(_box, key_boxes or ([] if key_box is None else [key_box]))),
         task=str(field("task") or ""),
         set=str(field("set") or ""),
         difficulty=field("difficulty"),

@@ -1,0 +1,54 @@
+"""What is printed can be read: words do not cover each other, and no page of text is empty."""
+
+import pytest
+
+from arrcoc.synthetic import generate
+from arrcoc.synthetic.canvas import Canvas
+from arrcoc.synthetic.dice import Dice
+from arrcoc.synthetic.document import Box
+from arrcoc.synthetic.fonts import body_styles, bundled_face
+from arrcoc.synthetic.sheet import CLEAR, Sheet, draw_theme
+from arrcoc.synthetic.vocabulary import lexicon
+
+
+PAGES = ("form", "receipt", "invoice", "table")
+
+
+def shared(first: Box, second: Box) -> float:
+    """Common area of two boxes, as a share of the smaller one."""
+    width = min(first[2], second[2]) - max(first[0], second[0])
+    height = min(first[3], second[3]) - max(first[1], second[1])
+    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (first, second)]
+    return max(width, 0) * max(height, 0) / min(areas)
+
+
+@pytest.mark.parametrize("split", ["train", "heldout"])
+def test_words_do_not_cover_each_other(split):
+    covered = []
+    for seed in range(120):
+        document = generate(seed, PAGES, 256, split, (bundled_face(),), clear=True)
+        assert document.words
+        boxes = [word.box for word in document.words]
+        pairs = ((a, b) for number, a in enumerate(boxes) for b in boxes[:number])
+        if any(shared(*pair) > 0.25 for pair in pairs):
+            covered.append(seed)
+    assert len(covered) <= 1, covered  # stamps and slanted pages may
+
+
+@pytest.mark.parametrize("align", ["left", "center"])
+@pytest.mark.parametrize("frame", ["", "box"])
+def test_a_title_is_printed_whole_or_not_at_all(align, frame):
+    """Whatever its length: one that was wrapped differently when it was printed stayed there, under what came next."""
+    for length in range(2, 60):
+        dice = Dice(length, 0)
+        canvas = Canvas((256, 256), True, (255, 255, 255))
+        theme = draw_theme(dice, body_styles("train", (bundled_face(),)), 256, 256, least=CLEAR)
+        sheet = Sheet(canvas, dice, lexicon("train"), theme, 10, least=CLEAR)
+        text = " ".join(["iv" * (1 + length % 7)] * (length // 4 + 1))
+        before = sheet.y
+        printed = sheet.title(text, align, frame=frame)
+        assert printed == bool(canvas.words)
+        assert printed == (sheet.y > before)
+        if printed:
+            assert canvas.text_of(tuple((number,) for number in range(len(canvas.words)))) == text
+            assert max(word.box[2] for word in canvas.words) <= sheet.right
