@@ -206,24 +206,32 @@ def topk_heads(cells: PackedGrid, relevance: Tensor, budgets: Tensor) -> Tensor:
     return torch.where(kept, torch.arange(len(order), device=order.device), -1)
 
 
-def foveated_heads(cells: PackedGrid, relevance: Tensor, budgets: Tensor, context_share: float) -> Tensor:
+def foveated_heads(
+    cells: PackedGrid, relevance: Tensor, budgets: Tensor, context_share: float, fovea_threshold: float = 0.0
+) -> Tensor:
     """A coarse grid of the whole image for context, and the most relevant cells as tokens of their own.
 
     A share of the budget buys a grid of equal blocks; the rest buys single cells in order of relevance. A block keeps
     its token for the cells that are left in it. The last cell of a block costs nothing: it takes the block's token. So
     the count is exact, and where the quadtree pays for a cell's whole neighbourhood, here a cell costs one token.
+    Tokens for which there is no cell of enough relevance make the grid finer instead, as far as its shape allows.
 
     Args:
         cells ([`PackedGrid`]): the cells.
         relevance (`Tensor` of shape `(cells,)`): relevance of each cell.
         budgets (`Tensor` of shape `(images,)`): tokens of each image.
-        context_share (`float`): share of the budget for the blocks, in [0, 1]; there is always one.
+        context_share (`float`): least share of the budget for the blocks, in [0, 1]; there is always one.
+        fovea_threshold (`float`): a cell is of enough relevance if it has this share of the highest in its image.
 
     Returns:
         `Tensor` of shape `(cells,)`: head map.
     """
     own = torch.arange(len(relevance), device=relevance.device)
-    context = (budgets.double() * context_share).floor().long().clamp(min=1)
+    highest = torch.zeros_like(budgets, dtype=relevance.dtype).scatter_reduce(0, cells.image, relevance, "amax")
+    enough = (relevance >= fovea_threshold * highest[cells.image]).long()  # (cells,)
+    fovea = torch.zeros_like(budgets).index_add(0, cells.image, enough)  # (images,)
+    context = (budgets.double() * context_share).floor().long()
+    context = torch.maximum(context, budgets - fovea).clamp(min=1)
     block, blocks = grid_heads(cells, context)  # (cells,), (images,)
 
     order = rank(cells.image, relevance)

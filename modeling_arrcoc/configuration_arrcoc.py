@@ -59,7 +59,10 @@ class ArrCocConfig(PreTrainedConfig):
             Coarsest level of a leaf under `"lod"` and `"random"`, `2**max_level` cells a side, as far as the budget
             allows.
         context_share (`float`, *optional*, defaults to 0.1):
-            Share of the budget for the coarse grid under `"foveated"`, in [0, 1]; it has one leaf at least.
+            Least share of the budget for the coarse grid under `"foveated"`, in [0, 1]; it has one leaf at least.
+        fovea_threshold (`float`, *optional*, defaults to 0.0):
+            Share of an image's highest relevance, in [0, 1], that a cell must have to be worth a token of its own
+            under `"foveated"`; tokens beyond these cells make the coarse grid finer.
         tiers (`list[int]`, *optional*, defaults to `[64, 100, 160, 256, 400]`):
             Token counts, ascending: of a region under the policy `"tiers"`, of an image with a learned budget.
         region_size (`int`, *optional*, defaults to 32):
@@ -145,6 +148,7 @@ class ArrCocConfig(PreTrainedConfig):
     policy: str = "lod"
     max_level: int = 3
     context_share: float | int = 0.1
+    fovea_threshold: float | int = 0.0
     tiers: list[int] | tuple[int, ...] = (64, 100, 160, 256, 400)
     region_size: int = 32
     position_scale: str = "native"
@@ -214,7 +218,7 @@ class ArrCocConfig(PreTrainedConfig):
             raise ValueError(f"`relevance_floor` is {self.relevance_floor!r}; allowed are numbers in (0, 1]")
         if not 0 <= self.seed < 2**31:
             raise ValueError(f"`seed` is {self.seed!r}; allowed are integers in [0, 2**31)")
-        for name in ("context_share", "relaxation_fade", "budget_fade"):
+        for name in ("context_share", "fovea_threshold", "relaxation_fade", "budget_fade"):
             share = getattr(self, name)
             if share is not None and not 0 <= share <= 1:
                 raise ValueError(f"`{name}` is {share!r}; allowed are numbers in [0, 1]")

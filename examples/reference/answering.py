@@ -31,6 +31,7 @@ class Turn:
         letters: where each character of the answer stands `(characters, 2)`, x and y in pixels of the document; a
             blank where the letter before it does.
         before: where the letter stands that the answer follows.
+        named: boxes of the printed words that the question names.
     """
 
     question: str
@@ -39,6 +40,7 @@ class Turn:
     evidence: tuple[tuple[float, float, float, float], ...] = ()
     letters: NDArray | None = None
     before: NDArray | None = None
+    named: tuple[tuple[float, float, float, float], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,8 +103,8 @@ def asked_turns(shard: Shard, index: int) -> list[Turn]:
         found = [word for word, is_in in zip(words, inside, strict=True) if is_in]
         is_printed = bool(found) and " ".join(word.text for word in found) == answer
         letters = letters_of(found) if is_printed else None
-        evidence = tuple(map(tuple, question["evidence"]))
-        turns.append(Turn(question["text"], answer, question["kind"], evidence, letters))
+        evidence, named = (tuple(map(tuple, question[name])) for name in ("evidence", "named"))
+        turns.append(Turn(question["text"], answer, question["kind"], evidence, letters, named=named))
     return turns
 
 

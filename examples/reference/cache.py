@@ -77,7 +77,7 @@ class Shard:
 
     @cached_property
     def questions(self) -> list[list[dict]]:
-        """Of each document: `text, answers, evidence, kind`."""
+        """Of each document: `text, answers, evidence, named, kind`."""
         return json.loads((self.folder / "questions.json").read_text())
 
     def letters(self, index: int) -> tuple[NDArray, NDArray, NDArray]:
@@ -124,7 +124,10 @@ def draw_shard(drawing: Drawing, number: int, folder: Path) -> None:
     np.save(part / "pixels.npy", np.stack([np.asarray(document.image) for document in documents]))
     np.savez(part / "letters.npz", **_letters_of(documents))
     questions = [
-        [{"text": q.text, "answers": q.answers, "evidence": q.evidence, "kind": q.kind} for q in document.questions]
+        [
+            {"text": q.text, "answers": q.answers, "evidence": q.evidence, "named": q.key_boxes, "kind": q.kind}
+            for q in document.questions
+        ]
         for document in documents
     ]
     (part / "questions.json").write_text(json.dumps(questions))

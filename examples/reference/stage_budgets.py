@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from arrcoc.evaluation.policies import block_policy
-from arrcoc.training.data.evidence import evidence_cells
 from arrcoc.training.losses import evidence_coverage
 
 from .answering import Turn, Writer, answer_logits, answer_loss, asked_turns, exact_of
@@ -18,7 +17,7 @@ from .features import Place, enlarged, information_view
 from .loop import Metrics, to_device
 from .model import Model
 from .pictures import BLIND, blind_picture, patches
-from .stage_looking import alignment, query_tokens
+from .stage_looking import alignment, query_tokens, wanted_cells
 from .tokenizer import CELL
 
 
@@ -28,7 +27,7 @@ UNREADABLE = "unreadable"
 def without_answer(turn: Turn) -> Turn:
     """A question, and what is said of it where there is nothing to read."""
     answer = "no" if turn.kind == "exists" else UNREADABLE
-    return replace(turn, answer=answer, evidence=(), letters=None)
+    return replace(turn, answer=answer, evidence=(), named=(), letters=None)
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,8 @@ class Questions:
             instead: pictures `(side, side, 3)` uint8 that are shown in place of documents, by their numbers.
 
         Returns:
-            Model inputs with `labels`, and `evidence (cells,)` and `known (documents,)` whether there is any.
+            Model inputs with `labels`, and `evidence` and `wanted (cells,)`, and `known (documents,)` whether there is
+            any.
         """
         side = side or self.side
         rows = side // CELL
@@ -106,9 +106,9 @@ class Questions:
         ]
         values, grids = patches(pages, frames=2)
         query_ids, query_mask = query_tokens(self.writer, [turn.question for _, turn in asked])
-        evidence = [
-            evidence_cells(turn.evidence, shard.pixels.shape[2:0:-1], (rows, rows)) for (shard, _), turn in asked
-        ]
+        evidence, wanted = zip(
+            *(wanted_cells(turn, shard.pixels.shape[2:0:-1], (rows, rows)) for (shard, _), turn in asked), strict=True
+        )
         return {
             **self.writer.batch([[turn] for _, turn in asked], [budget] * len(asked)),
             "pixel_values": values,
@@ -118,6 +118,7 @@ class Questions:
             "image_query_mask": query_mask,
             "image_information": torch.from_numpy(information_view(pages).ravel()),
             "evidence": torch.cat(evidence),
+            "wanted": torch.cat(wanted),
             "known": torch.tensor([bool(turn.evidence) for _, turn in asked]),
         }
 
@@ -135,7 +136,7 @@ def budget_step(model: Model, evidence_weight: float, batch: dict[str, Any]) -> 
     logits, allocation = answer_at_budget(model, batch)
     loss, metrics = answer_loss(logits, batch["labels"])
     if "query" in allocation.maps and bool(batch["known"].any()):
-        found, recall = alignment(allocation.maps["query"], batch["evidence"], batch["known"])
+        found, recall = alignment(allocation.maps["query"], batch["wanted"], batch["evidence"], batch["known"])
         loss = loss + evidence_weight * found
         metrics |= {"evidence": found.item(), "recall": recall.item()}
     return loss, metrics

@@ -26,17 +26,35 @@ def query_tokens(writer: Writer, questions: list[str]) -> tuple[Tensor, Tensor]:
     return ids, torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in encoded])
 
 
-def alignment(query: Tensor, evidence: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+NAMED = 0.5  # of the words that a question names, where its answer counts 1: they say which answer it is
+
+
+def wanted_cells(turn: Turn, size: tuple[int, int], grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Evidence of a question, and what relevance is taught: evidence and, with less weight, the words it names.
+
+    Args:
+        turn: the question.
+        size: width and height of the document in pixels.
+        grid: rows and columns of cells.
+
+    Returns:
+        Two tensors `(cells,)` in [0, 1]: shares of each cell.
+    """
+    evidence, named = (evidence_cells(boxes, size, grid) for boxes in (turn.evidence, turn.named))
+    return evidence, torch.maximum(evidence, NAMED * named)
+
+
+def alignment(query: Tensor, wanted: Tensor, evidence: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
     """Loss of the map of what is asked for, and recall: evidence in as many best cells as hold any.
 
     Args:
         query: `(cells,)` in [0, 1], of questions about pictures of one size.
-        evidence: `(cells,)` in [0, 1].
+        wanted, evidence: `(cells,)` in [0, 1], as from `wanted_cells`.
         known: `(questions,)` whether there is evidence; at least one.
     """
     counts = torch.full((int(known.sum()),), len(query) // len(known))
-    query, evidence = (values.view(len(known), -1)[known] for values in (query, evidence))
-    loss = alignment_loss("bce", query.flatten(), evidence.flatten(), counts).mean()
+    query, wanted, evidence = (values.view(len(known), -1)[known] for values in (query, wanted, evidence))
+    loss = alignment_loss("bce", query.flatten(), wanted.flatten(), counts).mean()
     best = query.argsort(1, descending=True)
     held = torch.arange(query.shape[1], device=query.device) < (evidence > 0.05).sum(1, keepdim=True)
     recall = (evidence.gather(1, best) * held).sum(1) / evidence.sum(1).clamp(min=1e-6)
@@ -77,21 +95,26 @@ class Glances:
 
         Returns:
             `features (documents, leaves, dim)`, `information (documents, cells)`, and of the questions `query_ids`,
-            `query_mask (questions, length)`, `evidence (cells of all questions,)` and `document (questions,)`.
+            `query_mask (questions, length)`, `evidence` and `wanted (cells of all questions,)` and
+            `document (questions,)`.
         """
         rows = self.glance.rows
         ids, mask = query_tokens(self.writer, [turn.question for _, turns in asked for turn in turns])
-        evidence = [
-            evidence_cells(turn.evidence, shard.pixels.shape[2:0:-1], (rows, rows))
-            for (shard, _), turns in asked
-            for turn in turns
-        ]
+        evidence, wanted = zip(
+            *(
+                wanted_cells(turn, shard.pixels.shape[2:0:-1], (rows, rows))
+                for (shard, _), turns in asked
+                for turn in turns
+            ),
+            strict=True,
+        )
         return {
             "features": torch.from_numpy(np.stack([self.glance.page(*place) for place, _ in asked])),
             "information": torch.from_numpy(np.stack([self.information.page(*place) for place, _ in asked])),
             "query_ids": ids,
             "query_mask": mask,
             "evidence": torch.cat(evidence),
+            "wanted": torch.cat(wanted),
             "document": torch.arange(len(asked)).repeat_interleave(torch.tensor([len(turns) for _, turns in asked])),
         }
 
@@ -107,7 +130,8 @@ def looking_step(model: Model, batch: dict[str, Any]) -> tuple[Tensor, Metrics]:
     question = base.get_input_embeddings()(batch["query_ids"]).detach()
     known = {"information": batch["information"][document].flatten()}
     _, maps, _ = base.arrcoc.relevance(cells[document].flatten(0, 1), grids, question, batch["query_mask"], known)
-    loss, recall = alignment(maps["query"], batch["evidence"], torch.ones_like(document, dtype=torch.bool))
+    everyone = torch.ones_like(document, dtype=torch.bool)
+    loss, recall = alignment(maps["query"], batch["wanted"], batch["evidence"], everyone)
     return loss, {"evidence": loss.item(), "recall": recall.item()}
 
 

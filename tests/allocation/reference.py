@@ -226,10 +226,13 @@ def topk_boxes(relevance: np.ndarray, budget: int) -> list[Box]:
     return sorted((y, x, y + 1, x + 1) for _, y, x in sorted(cells)[:budget])
 
 
-def foveated_leaves(relevance: np.ndarray, budget: int, context_share: float) -> list[list[tuple[int, int]]]:
+def foveated_leaves(
+    relevance: np.ndarray, budget: int, context_share: float, fovea_threshold: float
+) -> list[list[tuple[int, int]]]:
     """Cells of each leaf: blocks give up their most relevant cells one by one, while there are tokens for them."""
     rows, cols = relevance.shape
-    context = max(1, math.floor(budget * context_share))
+    worthy = int((relevance >= np.float32(fovea_threshold) * relevance.max()).sum())
+    context = max(1, math.floor(budget * context_share), budget - worthy)
     boxes = block_boxes((0, 0, rows, cols), *grid_shape(rows, cols, context))
     blocks = [[(y, x) for y in range(top, bottom) for x in range(left, right)] for top, left, bottom, right in boxes]
     shown: list[tuple[int, int]] = []

@@ -138,8 +138,9 @@ def test_topk_keeps_the_most_relevant_cells() -> None:
             assert_leaves(allocation, image, reference.topk_boxes(one, budget))
 
 
+@pytest.mark.parametrize("fovea_threshold", [0, 0.5, 1])
 @pytest.mark.parametrize("context_share", [0, 0.1, 0.35, 1])
-def test_foveated_leaves_are_the_loop(context_share: float) -> None:
+def test_foveated_leaves_are_the_loop(context_share: float, fovea_threshold: float) -> None:
     """Blocks less the cells that were taken out of them, in raster order of their first cells, with tight boxes."""
     rng = np.random.default_rng(6)
     for _ in range(6):
@@ -147,11 +148,12 @@ def test_foveated_leaves_are_the_loop(context_share: float) -> None:
         budgets = random_budgets(rng, grids)
         cells = sum(rows * cols for rows, cols in grids)
         relevance = torch.from_numpy(rng.integers(1, 6, cells) / 5).float()  # many ties
-        config = ArrCocConfig(policy="foveated", context_share=context_share)
+        config = ArrCocConfig(policy="foveated", context_share=context_share, fovea_threshold=fovea_threshold)
         allocation = allocate(torch.zeros(cells, 1), relevance, torch.tensor(grids), torch.tensor(budgets), config)
         for image, ((rows, cols), budget) in enumerate(zip(grids, budgets, strict=True)):
             alone = allocation.image(image)
-            leaves = reference.foveated_leaves(alone.relevance.view(rows, cols).numpy(), budget, context_share)
+            known = alone.relevance.view(rows, cols).numpy()
+            leaves = reference.foveated_leaves(known, budget, context_share, fovea_threshold)
             assert len(leaves) == budget
             assert alone.boxes.tolist() == [list(reference.bounding_box(leaf)) for leaf in leaves]
             expected = {cell: number for number, leaf in enumerate(leaves) for cell in leaf}
@@ -169,6 +171,18 @@ def test_foveated_shows_a_lone_cell_for_one_token() -> None:
     assert allocation.cell_to_leaf.tolist() == [int(cell == 27) for cell in range(64)]
     detail = allocate(torch.eye(64), relevance, torch.tensor([[8, 8]]), torch.tensor([9]), ArrCocConfig())
     assert detail.sizes[detail.cell_to_leaf[27]].prod() > 1
+
+
+def test_tokens_without_a_relevant_cell_make_the_grid_finer() -> None:
+    relevance = torch.full((64,), 0.01)
+    relevance[27] = 1.0
+    grid, budget = torch.tensor([[8, 8]]), torch.tensor([17])
+    config = ArrCocConfig(policy="foveated", fovea_threshold=0.1)
+    allocation = allocate(torch.zeros(64, 1), relevance, grid, budget, config)
+    assert (allocation.sizes.prod(1) == 1).sum() == 1
+    assert (allocation.sizes.prod(1) == 4).sum() == 16  # of one of them a cell is taken
+    everything = allocate(torch.zeros(64, 1), relevance, grid, budget, ArrCocConfig(policy="foveated"))
+    assert (everything.sizes.prod(1) == 1).sum() == 16
 
 
 def test_grid_shape_is_the_loop_and_never_exceeds_its_tokens() -> None:
