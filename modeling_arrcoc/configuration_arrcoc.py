@@ -239,6 +239,11 @@ class ArrCocConfig(PreTrainedConfig):
             "query": self.query_weight,
         }
 
+    @property
+    def answers_reach_relevance(self) -> bool:
+        """Whether the loss of answers can reach relevance: of all policies the quadtree alone is relaxed."""
+        return self.policy == "lod" and self.relaxation != "none"
+
 
 class _HostConfigMixin(_Config):
     """What the host configurations share. A stock checkpoint's configuration is taken as it is, with the default

@@ -241,8 +241,7 @@ class ArrCocImageEncoder(Host):
         """
         (relevance, maps, balance), block = scores, self.config.arrcoc_config
         budgets, relaxation, fade = choice.budgets, None, None
-        is_relaxed = block.policy == "lod" and block.relaxation != "none"
-        if self.training and relevance.requires_grad and is_relaxed:
+        if self.training and relevance.requires_grad and block.answers_reach_relevance:
             allocation, relaxation = relaxed_allocation(features, relevance, grids, budgets, block, gains)
         else:
             allocation = allocate(features, relevance, grids, budgets, block, gains)

@@ -31,8 +31,9 @@ BLOCK = {
     "salience_weight": 0,
     "query_weight": 10.0,  # what is asked for decides; chosen on validation pages, and so is the floor
     "relevance_floor": 2e-4,
+    "fovea_threshold": 1e-3,
 }
-BUDGET_SHARES = (1.0, 0.5, 0.25, 0.1, 0.05)
+BUDGET_SHARES = (1.0, 0.5, 0.25, 0.25, 0.1, 0.1, 0.05)  # drawn from with equal chances
 
 
 @dataclass(frozen=True)
@@ -310,7 +311,7 @@ class Plan:
             name="budgets",
             steps=preset.budgets,
             rates={
-                "model.model.language_model": preset.rate / 8,
+                "model.model.language_model": preset.rate / 4,
                 "model.model.visual": preset.rate / 24,
                 "model.model.arrcoc": preset.rate / 8,
             },

@@ -17,6 +17,10 @@ from .loop import Metrics, to_device
 from .model import Model
 
 
+ENOUGH = 1 / 3  # of a cell: where so much of it is evidence it is wanted wholly, for letters are cut at its edge
+NAMED = 0.5  # of the words that a question names, where its answer counts 1: they say which answer it is
+
+
 def query_tokens(writer: Writer, questions: list[str]) -> tuple[Tensor, Tensor]:
     """Token ids and mask `(questions, length)`, padded on the right as the processor does."""
     encoded = [writer.encode(question) for question in questions]
@@ -24,9 +28,6 @@ def query_tokens(writer: Writer, questions: list[str]) -> tuple[Tensor, Tensor]:
     pad = writer.tokenizer.pad_token_id
     ids = torch.tensor([row + [pad] * (length - len(row)) for row in encoded])
     return ids, torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in encoded])
-
-
-NAMED = 0.5  # of the words that a question names, where its answer counts 1: they say which answer it is
 
 
 def wanted_cells(turn: Turn, size: tuple[int, int], grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -38,10 +39,11 @@ def wanted_cells(turn: Turn, size: tuple[int, int], grid: tuple[int, int]) -> tu
         grid: rows and columns of cells.
 
     Returns:
-        Two tensors `(cells,)` in [0, 1]: shares of each cell.
+        Two tensors `(cells,)` in [0, 1]: evidence as a share of each cell, and how much each is wanted.
     """
     evidence, named = (evidence_cells(boxes, size, grid) for boxes in (turn.evidence, turn.named))
-    return evidence, torch.maximum(evidence, NAMED * named)
+    answer, key = ((share / ENOUGH).clamp(max=1) for share in (evidence, named))
+    return evidence, torch.maximum(answer, NAMED * key)
 
 
 def alignment(query: Tensor, wanted: Tensor, evidence: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:

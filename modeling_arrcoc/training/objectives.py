@@ -1,5 +1,6 @@
 """What the losses make of a forward pass: the tensors that each needs, and how it is scaled."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,8 @@ from .losses import (
     tier_diversity_loss,
 )
 
+
+logger = logging.getLogger(__name__)
 
 # Losses that are means over images, by the key of a batch that says which images they are of.
 PER_IMAGE = {
@@ -98,6 +101,15 @@ class Objectives:
                 raise ValueError(
                     f"the loss {name!r} needs a model with `{option}={value!r}`; it is {getattr(block, option)!r}"
                 )
+        learns = block.relevance == "learned" and any(p.requires_grad for p in base.arrcoc.relevance.parameters())
+        if learns and not block.answers_reach_relevance and not {"alignment", "teacher"} & set(self.names):
+            logger.warning(
+                "relevance learns nothing: answers do not reach it with policy=%r and relaxation=%r, and neither of "
+                "the losses 'alignment' and 'teacher' is among those of this training (%s)",
+                block.policy,
+                block.relaxation,
+                ", ".join(["answer", *self.names]),
+            )
         self.needs_native_tokens = "reconstruction" in self.names or (
             "contrastive" in self.names and arguments.contrastive == "info_nce"
         )

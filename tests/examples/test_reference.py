@@ -34,7 +34,7 @@ from reference.pictures import Cut, patches  # noqa: E402
 from reference.presets import PRESETS, Plan, Reference  # noqa: E402
 from reference.stage_budgets import Questions, answer_at_budget  # noqa: E402
 from reference.stage_listening import UNKNOWN, Glimpses, Window, looked_at, looking_loss  # noqa: E402
-from reference.stage_looking import Glances, looking_step  # noqa: E402
+from reference.stage_looking import ENOUGH, NAMED, Glances, looking_step, wanted_cells  # noqa: E402
 from reference.tokenizer import ROLES, SPECIAL_TOKENS, build_processor, build_tokenizer  # noqa: E402
 from reference.watching import watch  # noqa: E402
 
@@ -210,6 +210,21 @@ def test_a_window_says_in_which_cells_letters_are():
     assert following.tolist() == [0, 1, 1, -1]
     before, following = looked_at(replace(turn, letters=None), 2.0, 0, 1, 3)
     assert (before == -1).all() and (following == -1).all()
+
+
+def test_named_words_are_wanted_less_than_the_answer():
+    turn = Turn("A?", "b", "key_value", ((32, 0, 80, 32),), named=((0, 0, 48, 36),))
+    evidence, wanted = wanted_cells(turn, (128, 64), (2, 4))
+    assert evidence.tolist() == [0, 1, 0.5, 0, 0, 0, 0, 0]
+    assert wanted.tolist() == pytest.approx(
+        [NAMED, 1, min(1, 0.5 / ENOUGH), 0, *(NAMED * share / ENOUGH for share in (0.125, 0.0625)), 0, 0]
+    )
+    assert wanted_cells(replace(turn, named=()), (128, 64), (2, 4))[1].tolist() == [
+        0,
+        1,
+        min(1, 0.5 / ENOUGH),
+        *[0] * 5,
+    ]
 
 
 def test_glimpses_point_at_the_letters_that_are_to_be_written(root, preset):

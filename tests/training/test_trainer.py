@@ -221,6 +221,24 @@ def test_a_loss_that_the_model_cannot_have_is_refused(tmp_path):
         make_trainer(tiny_arrcoc_model("qwen3_vl"), "qwen3_vl", tmp_path, loss_weights={"alignment": 1.0})
 
 
+@pytest.mark.parametrize(
+    ("policy", "losses", "warns"),
+    [
+        ("foveated", {"answer": 1.0}, True),
+        ("foveated", {"answer": 1.0, "alignment": 1.0}, False),
+        ("lod", {"answer": 1.0}, False),
+    ],
+)
+def test_relevance_that_nothing_teaches_is_said(tmp_path, caplog, policy, losses, warns):
+    model = make_model("qwen3_vl", policy=policy)
+    make_trainer(model, "qwen3_vl", tmp_path, loss_weights=losses)
+    assert ("relevance learns nothing: answers do not reach it with policy='foveated'" in caplog.text) == warns
+    caplog.clear()
+    model.model.arrcoc.requires_grad_(False)
+    make_trainer(model, "qwen3_vl", tmp_path, loss_weights=losses)
+    assert "relevance learns nothing" not in caplog.text
+
+
 @pytest.mark.parametrize("answer", [0.0, 1.0])
 def test_accumulated_batches_are_one_batch(host, stage, answer, tmp_path):
     """Gradients of three small batches are those of one, also where answers and evidence are spread unevenly.
