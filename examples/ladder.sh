@@ -55,8 +55,8 @@ processor.save_pretrained(sys.argv[1])
 END
 policies="arrcoc,arrcoc-lod,arrcoc-tiers,arrcoc-topk,arrcoc-uniform,arrcoc-random"
 evaluate options --model arrcoc-tiny --budgets 64,25 \
-    --policies "$policies,arrcoc:no-question,arrcoc:no-information,arrcoc:salience,arrcoc:no-balance,arrcoc:one-block,arrcoc:more-context,arrcoc:matched-positions,arrcoc:after-the-tower" \
+    --policies "$policies,arrcoc:no-question,arrcoc:no-information,arrcoc:salience,arrcoc:no-balance,arrcoc:one-block,arrcoc:all-else-shown,arrcoc:more-context,arrcoc:matched-positions,arrcoc:after-the-tower" \
     --variant no-question:query_weight=0 --variant no-information:information_weight=0 \
     --variant salience:salience_weight=1 --variant "no-balance:model=$out/no-balance" \
-    --variant one-block:context_share=0 --variant more-context:context_share=0.3 \
+    --variant one-block:context_share=0 --variant all-else-shown:fovea_threshold=0 --variant more-context:context_share=0.3 \
     --variant matched-positions:position_scale=matched --variant after-the-tower:stage=features

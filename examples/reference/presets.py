@@ -29,9 +29,9 @@ BLOCK = {
     "glance_level": GLANCE,
     "query_scorer": "none",
     "salience_weight": 0,
-    "query_weight": 10.0,  # what is asked for decides; chosen on validation pages, and so is the floor
+    "query_weight": 10.0,  # what is asked for decides; chosen on validation pages, as are floor and threshold
     "relevance_floor": 2e-4,
-    "fovea_threshold": 1e-3,
+    "fovea_threshold": 5e-5,
 }
 BUDGET_SHARES = (1.0, 0.5, 0.25, 0.25, 0.1, 0.1, 0.05)  # drawn from with equal chances
 
