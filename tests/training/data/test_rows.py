@@ -53,6 +53,11 @@ def test_all_fields():
     )
 
 
+def test_a_single_key_box_is_one_of_them():
+    row = row_from_dict({"question": "Total?", "answers": ["12"], "key_box": [0, 0, 9, 9]}, name="a")
+    assert row.key_boxes == ((0.0, 0.0, 9.0, 9.0),)
+
+
 def test_several_images_and_none():
     row = row_from_dict(
         {
@@ -92,6 +97,8 @@ def test_other_names_of_fields():
         ({"evidence": [[3, 2, 1, 4]]}, "x0 < x1"),
         ({"evidence": [[0, 0, float("nan"), 4]]}, "a box must be"),
         ({"evidence": [[200, 0, 300, 4]]}, "outside the image of 100x50"),
+        ({"key_boxes": [[3, 2, 1, 4]]}, "x0 < x1"),
+        ({"key_box": [0, 0, 1, 1], "key_boxes": [[0, 0, 1, 1]]}, "expected key_box or key_boxes, found both"),
         ({"evidence": [[[0, 0, 1, 1]], [[0, 0, 1, 1]]]}, "given for 2 images, but the row has 1"),
         ({"evidence_mode": "some"}, "evidence_mode must be one of"),
         ({"token_budget": 0}, "token_budget must be"),
