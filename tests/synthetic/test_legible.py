@@ -2,7 +2,7 @@
 
 import pytest
 
-from arrcoc.synthetic import generate
+from arrcoc.synthetic import fields, generate
 from arrcoc.synthetic.canvas import Canvas
 from arrcoc.synthetic.dice import Dice
 from arrcoc.synthetic.document import Box
@@ -22,6 +22,13 @@ def shared(first: Box, second: Box) -> float:
     return max(width, 0) * max(height, 0) / min(areas)
 
 
+def empty_sheet(seed: int) -> Sheet:
+    """A page of 256 px with a theme of the bundled face."""
+    dice = Dice(seed, 0)
+    theme = draw_theme(dice, body_styles("train", (bundled_face(),)), 256, 256, least=CLEAR)
+    return Sheet(Canvas((256, 256), True, (255, 255, 255)), dice, lexicon("train"), theme, 10, least=CLEAR)
+
+
 @pytest.mark.parametrize("split", ["train", "heldout"])
 def test_words_do_not_cover_each_other(split):
     covered = []
@@ -35,15 +42,22 @@ def test_words_do_not_cover_each_other(split):
     assert len(covered) <= 1, covered  # stamps and slanted pages may
 
 
+@pytest.mark.parametrize("draw", [fields.card, fields.strip])
+def test_a_long_label_does_not_run_into_its_value(draw):
+    sheet = empty_sheet(0)
+    draw(sheet, sheet.left, sheet.y, 160, fields.Pair("Incomprehensibilities", "12"))
+    label, value = sheet.canvas.words
+    assert (label.text, value.text) == ("Incomprehensibilities", "12")
+    assert shared(label.box, value.box) == 0
+
+
 @pytest.mark.parametrize("align", ["left", "center"])
 @pytest.mark.parametrize("frame", ["", "box"])
 def test_a_title_is_printed_whole_or_not_at_all(align, frame):
     """Whatever its length: one that was wrapped differently when it was printed stayed there, under what came next."""
     for length in range(2, 60):
-        dice = Dice(length, 0)
-        canvas = Canvas((256, 256), True, (255, 255, 255))
-        theme = draw_theme(dice, body_styles("train", (bundled_face(),)), 256, 256, least=CLEAR)
-        sheet = Sheet(canvas, dice, lexicon("train"), theme, 10, least=CLEAR)
+        sheet = empty_sheet(length)
+        canvas = sheet.canvas
         text = " ".join(["iv" * (1 + length % 7)] * (length // 4 + 1))
         before = sheet.y
         printed = sheet.title(text, align, frame=frame)
