@@ -258,13 +258,14 @@ class Sheet:
             glyphs = glyph_set(glyphs.style, letter_size(max(self.least, glyphs.size * 0.85 - 1)))
         pad, width = self._title_room(glyphs)
         height = len(glyphs.wrap(text, width)) * glyphs.height
-        if not self._fits_title(text, glyphs) or height > self.room:
+        inset = pad if frame in ("bar", "box") else 0
+        if not self._fits_title(text, glyphs) or height + 2 * inset > self.room:
             return False
         if frame == "bar":
             canvas.frame(self.left, self.y, self.right, self.y + height + 2 * pad, None, theme.accent)
         elif frame == "box":
             canvas.frame(self.left, self.y, self.right, self.y + height + 2 * pad, theme.ink)
-        top = self.y + (pad if frame in ("bar", "box") else 0)
+        top = self.y + inset
         color = (255, 255, 255) if frame == "bar" else theme.ink
         runs, _ = canvas.paragraph(self.left + pad, top, width, text, glyphs, color, 1.0, align)
         if frame == "under":

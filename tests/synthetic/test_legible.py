@@ -66,3 +66,16 @@ def test_a_title_is_printed_whole_or_not_at_all(align, frame):
         if printed:
             assert canvas.text_of(tuple((number,) for number in range(len(canvas.words)))) == text
             assert max(word.box[2] for word in canvas.words) <= sheet.right
+
+
+@pytest.mark.parametrize("frame", ["", "under", "bar", "box"])
+def test_a_title_keeps_to_the_room_that_is_left(frame):
+    printed = 0
+    for room in range(10, 70):
+        sheet = empty_sheet(3)
+        sheet.y = float(sheet.bottom - room)
+        if sheet.title("TITLE", frame=frame):
+            printed += 1
+            ink = [y for y in range(sheet.bottom + 1, 256) if sheet.canvas.image.getpixel((128, y)) != 255]
+            assert not ink, (room, ink)
+    assert 0 < printed < 60

@@ -14,7 +14,7 @@ from arrcoc.training import ArrCocTrainer
 from arrcoc.training.components import COMPONENTS, component_of, named_components, plain_name
 from arrcoc.training.data import ArrCocBatchSampler, ArrCocCollator, RowDataset
 from arrcoc.training.idle import all_take_part, with_idle_image
-from tests.helpers.tiny_models import tiny_arrcoc_model, tiny_stock_model
+from tests.helpers.tiny_models import tiny_stock_model
 from tests.training.conftest import (
     BUDGET,
     losses,
@@ -207,36 +207,6 @@ def test_each_loss_reaches_its_parameters(name, tmp_path):
         if parameter.grad is not None and parameter.grad.abs().sum() > 0
     }
     assert reached == expected
-
-
-def test_a_loss_that_the_model_cannot_have_is_refused(tmp_path):
-    for name, message in {
-        "efficiency": "the loss 'efficiency' needs a model with `budget='learned'`; it is 'given'",
-        "coherence": "`semantic_depth='learned'`",
-        "distribution": "needs `host_statistics`",
-    }.items():
-        with pytest.raises(ValueError, match=message):
-            make_trainer(make_model("qwen3_vl"), "qwen3_vl", tmp_path, loss_weights={name: 1.0})
-    with pytest.raises(ValueError, match="`relevance='learned'`; it is 'free'"):
-        make_trainer(tiny_arrcoc_model("qwen3_vl"), "qwen3_vl", tmp_path, loss_weights={"alignment": 1.0})
-
-
-@pytest.mark.parametrize(
-    ("policy", "losses", "warns"),
-    [
-        ("foveated", {"answer": 1.0}, True),
-        ("foveated", {"answer": 1.0, "alignment": 1.0}, False),
-        ("lod", {"answer": 1.0}, False),
-    ],
-)
-def test_relevance_that_nothing_teaches_is_said(tmp_path, caplog, policy, losses, warns):
-    model = make_model("qwen3_vl", policy=policy)
-    make_trainer(model, "qwen3_vl", tmp_path, loss_weights=losses)
-    assert ("relevance learns nothing: answers do not reach it with policy='foveated'" in caplog.text) == warns
-    caplog.clear()
-    model.model.arrcoc.requires_grad_(False)
-    make_trainer(model, "qwen3_vl", tmp_path, loss_weights=losses)
-    assert "relevance learns nothing" not in caplog.text
 
 
 @pytest.mark.parametrize("answer", [0.0, 1.0])

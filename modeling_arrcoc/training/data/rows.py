@@ -201,9 +201,6 @@ def row_from_dict(
     if mode not in EVIDENCE_MODES:
         raise ValueError(f"evidence_mode must be one of {EVIDENCE_MODES}, found {mode!r}")
     identifier = field("id")
-    key_box, key_boxes = field("key_box"), field("key_boxes")
-    if key_box is not None and key_boxes is not None:
-        raise ValueError("expected key_box or key_boxes, found both")
     return Row(
         id=name if identifier is None else str(identifier),
         question=_text(field("question"), "question"),
@@ -212,7 +209,7 @@ def row_from_dict(
         sizes=sizes,
         evidence=evidence,
         evidence_mode=mode,
-        key_boxes=tuple(map(_box, key_boxes or ([] if key_box is None else [key_box]))),
+        key_boxes=_key_boxes(field("key_box"), field("key_boxes")),
         task=str(field("task") or ""),
         set=str(field("set") or ""),
         difficulty=field("difficulty"),
@@ -291,6 +288,15 @@ def _evidence(value: Any, images: int) -> tuple[tuple[Box, ...] | None, ...] | N
     if len(value) != images:
         raise ValueError(f"evidence is given for {len(value)} images, but the row has {images}")
     return tuple(tuple(_box(box) for box in boxes) if boxes else None for boxes in value)
+
+
+def _key_boxes(single: Any, several: Any) -> tuple[Box, ...]:
+    if single is not None and several is not None:
+        raise ValueError("expected key_box or key_boxes, found both")
+    boxes = several if single is None else [single]
+    if not isinstance(boxes, list | tuple | None):
+        raise ValueError(f"key_boxes must be a list of boxes, found {boxes!r}")
+    return tuple(map(_box, boxes or ()))
 
 
 def _check_inside(evidence: Sequence[tuple[Box, ...] | None], sizes: Sequence[tuple[int, int]]) -> None:

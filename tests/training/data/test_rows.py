@@ -98,6 +98,8 @@ def test_other_names_of_fields():
         ({"evidence": [[0, 0, float("nan"), 4]]}, "a box must be"),
         ({"evidence": [[200, 0, 300, 4]]}, "outside the image of 100x50"),
         ({"key_boxes": [[3, 2, 1, 4]]}, "x0 < x1"),
+        ({"key_boxes": [0, 0, 1, 1]}, r"a box must be \[x0, y0, x1, y1\]"),
+        ({"key_boxes": 5}, "key_boxes must be a list of boxes, found 5"),
         ({"key_box": [0, 0, 1, 1], "key_boxes": [[0, 0, 1, 1]]}, "expected key_box or key_boxes, found both"),
         ({"evidence": [[[0, 0, 1, 1]], [[0, 0, 1, 1]]]}, "given for 2 images, but the row has 1"),
         ({"evidence_mode": "some"}, "evidence_mode must be one of"),
