@@ -7,10 +7,10 @@
 
 The tower learns to read (every visual token says which characters stand in its cell), last at the size of the pages,
 then the language model to find words and to copy them, in small windows and then on whole pages, and the ARR-COC
-block, from evidence, where to look; in the end the whole model answers with 5 to 100 % of its tokens. The same command
-resumes where it was stopped, at any time. `--out` gets `state.pt`, `log.jsonl`, and in the end `checkpoint`, for
-`from_pretrained`, and `results.json`: exact answers on documents whose words, typefaces and layouts were nowhere in
-the training.
+block, from evidence, where to look; then tower and language model answer with 5 to 100 % of the tokens, and the block
+looks once more with the tower as it is then. The same command resumes where it was stopped, at any time. `--out` gets
+`state.pt`, `log.jsonl`, and in the end `checkpoint`, for `from_pretrained`, and `results.json`: exact answers on
+documents whose words, typefaces and layouts were nowhere in the training.
 """
 
 import argparse
@@ -59,7 +59,7 @@ def main() -> None:
     if not on_gpu:
         torch.set_num_threads(1)
     root = options.documents or options.out / "documents"
-    drawing = [preset.validation, preset.pages, *preset.print, preset.heldout]
+    drawing = [preset.validation, preset.pages, *preset.print, *preset.small_print, preset.heldout]
     drawers = start_drawing(drawing, root, max(2, (os.cpu_count() or 1) - 2)) if worker[0] == 0 else []
 
     torch.manual_seed(0)

@@ -1,6 +1,6 @@
 """How much of what: the presets of the training, and the stages that they make."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ BLOCK = {
     "salience_weight": 0,
     "query_weight": 10.0,  # what is asked for decides; chosen on validation pages, as are floor and threshold
     "relevance_floor": 2e-4,
-    "fovea_threshold": 5e-5,
+    "fovea_threshold": 2e-4,
 }
 BUDGET_SHARES = (1.0, 0.5, 0.25, 0.25, 0.1, 0.1, 0.05)  # drawn from with equal chances
 
@@ -44,6 +44,7 @@ class Preset:
         model: size, one of `model.SIZES`.
         print: documents to read in stage 1, cut into squares of the size of `pages`.
         pages: documents to answer about, seen whole.
+        small_print: documents as in the world, at their own size, that relevance learns from besides.
         validation: documents to choose by.
         heldout: documents that are measured at the end alone, with faces, words and layouts that are nowhere else.
         reading, enlarged, listening, looking, budgets: steps of the stages.
@@ -70,6 +71,7 @@ class Preset:
     chats: int = 16
     glances: int = 16
     questions: int = 16
+    small_print: tuple[Drawing, ...] = ()
     side: int = 512
     rate: float = 1.2e-3
     goal: float = 0.95
@@ -93,6 +95,7 @@ _DOCUMENTS = {
         Drawing("train", 512, _PAGES, 24, 256, clear=True),
     ),
     "pages": Drawing("train", 256, _PAGES, 24, 512, clear=True),
+    "small_print": (Drawing("train", 512, None, 8, 256), Drawing("train", 1024, _PAGES, 20, 64)),
     "validation": Drawing("validation", 256, _PAGES, 1, 512, clear=True),
     "heldout": Drawing("heldout", 256, _PAGES, 3, 512, clear=True),
 }
@@ -194,7 +197,9 @@ class Plan:
 
     def stages(self) -> list[Stage]:
         """All stages in their order."""
-        return [self._reading(), self._enlarged(), self._listening(), self._looking(), self._budgets()]
+        # In the end relevance learns from the tower that it will have.
+        again = replace(self._looking(), name="looking again", steps=self.preset.looking // 3)
+        return [self._reading(), self._enlarged(), self._listening(), self._looking(), self._budgets(), again]
 
     def exam(self, drawing: Drawing, documents: int | None = None, **options: Any) -> Exam:
         """What the model can do, on some documents or all."""
@@ -256,9 +261,11 @@ class Plan:
             decay=0.6,
         )
 
-    def _seen(self, drawing: Drawing, view: View, name: str, tower: nn.Module | None = None) -> Seen:
+    def _seen(
+        self, drawing: Drawing, view: View, name: str, tower: nn.Module | None = None, side: int | None = None
+    ) -> Seen:
         """Documents of a drawing through a view."""
-        return Seen(places(shards(drawing, self.root)), view, self.preset.side, name, tower)
+        return Seen(places(shards(drawing, self.root)), view, side or self.preset.side, name, tower)
 
     def _listening(self) -> Stage:
         """The language model alone, of pages that a tower that stands still has seen; first of small windows."""
@@ -277,21 +284,24 @@ class Plan:
         )
 
     def _looking(self) -> Stage:
+        """Where to look: every other batch is of clear pages, the rest are of all that is printed smaller."""
         preset, model = self.preset, self.reference.model
 
-        def glances(drawing: Drawing, size: int) -> Glances:
+        def glances(drawing: Drawing, side: int) -> Glances:
             tower = model.model.visual
-            glance = self._seen(drawing, glance_view(tower, GLANCE), "glance", tower)
-            information = self._seen(drawing, information_view, "information")
-            return Glances(self.writer, glance, information, size)
+            glance = self._seen(drawing, glance_view(tower, GLANCE), "glance", tower, side)
+            information = self._seen(drawing, information_view, "information", side=side)
+            return Glances(self.writer, glance, information, max(1, preset.glances * preset.side**2 // side**2))
 
+        clear = glances(preset.pages, preset.side)
+        small = [glances(drawing, drawing.size) for drawing in preset.small_print]
         return Stage(
             name="looking",
             steps=preset.looking,
             rates={"model.model.arrcoc.relevance": preset.rate},
-            batch=glances(preset.pages, preset.glances),
+            batch=Alternating(tuple(batch for other in small for batch in (clear, other)) or (clear,)),
             loss=partial(looking_step, model),
-            validate=partial(measure_looking, model, glances(preset.validation, preset.glances)),
+            validate=partial(measure_looking, model, glances(preset.validation, preset.side)),
         )
 
     def _budgets(self) -> Stage:
@@ -313,10 +323,9 @@ class Plan:
             rates={
                 "model.model.language_model": preset.rate / 4,
                 "model.model.visual": preset.rate / 24,
-                "model.model.arrcoc": preset.rate / 8,
             },
             batch=questions,
-            loss=partial(budget_step, reference.model, 1.0),
+            loss=partial(budget_step, reference.model),
             validate=partial(self._watched, self.exam(preset.validation, preset.exam)),
         )
 

@@ -1,4 +1,4 @@
-"""Stage 5: the whole model learns to answer with fewer tokens; and what it can do is measured."""
+"""Stage 5: tower and language model learn to answer with fewer tokens; and what the model can do is measured."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -131,13 +131,12 @@ def answer_at_budget(model: Model, batch: dict[str, Any]) -> tuple[Tensor, Any]:
     return answer_logits(model, outputs.last_hidden_state, batch["labels"]), outputs.allocation
 
 
-def budget_step(model: Model, evidence_weight: float, batch: dict[str, Any]) -> tuple[Tensor, Metrics]:
-    """Loss of a batch for the whole model: answers at the batch's budget, and evidence where relevance chose."""
+def budget_step(model: Model, batch: dict[str, Any]) -> tuple[Tensor, Metrics]:
+    """Loss of a batch's answers at its budget, and how well relevance, which stands still here, finds the evidence."""
     logits, allocation = answer_at_budget(model, batch)
     loss, metrics = answer_loss(logits, batch["labels"])
     if "query" in allocation.maps and bool(batch["known"].any()):
         found, recall = alignment(allocation.maps["query"], batch["wanted"], batch["evidence"], batch["known"])
-        loss = loss + evidence_weight * found
         metrics |= {"evidence": found.item(), "recall": recall.item()}
     return loss, metrics
 

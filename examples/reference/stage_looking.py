@@ -1,4 +1,4 @@
-"""Stage 4: the relevance of ARR-COC learns from evidence where to look, on glances that a still tower has taken."""
+"""Stages 4 and 6: relevance learns from evidence where to look, on glances that a still tower has taken."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,23 +1,14 @@
 """The training of the reference model, at a size that costs seconds: its targets, its stages, its resuming."""
 
 import json
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-
-from arrcoc.synthetic import bundled_face, generate
-
-
-EXAMPLES = Path(__file__).parents[2] / "examples"
-sys.path.insert(0, str(EXAMPLES))
-
-from reference import reading  # noqa: E402
-from reference.answering import (  # noqa: E402
+from reference import reading
+from reference.answering import (
     PrintedWord,
     Turn,
     Writer,
@@ -26,49 +17,18 @@ from reference.answering import (  # noqa: E402
     exact_answers,
     reading_turns,
 )
-from reference.cache import Drawing, Shard, draw, shards  # noqa: E402
-from reference.features import Seen, enlarged, glance_view, information_view, places, tower_view  # noqa: E402
-from reference.loop import Trainer  # noqa: E402
-from reference.model import HOSTS  # noqa: E402
-from reference.pictures import Cut, patches  # noqa: E402
-from reference.presets import PRESETS, Plan, Reference  # noqa: E402
-from reference.stage_budgets import Questions, answer_at_budget  # noqa: E402
-from reference.stage_listening import UNKNOWN, Glimpses, Window, looked_at, looking_loss  # noqa: E402
-from reference.stage_looking import ENOUGH, NAMED, Glances, looking_step, wanted_cells  # noqa: E402
-from reference.tokenizer import ROLES, SPECIAL_TOKENS, build_processor, build_tokenizer  # noqa: E402
-from reference.watching import watch  # noqa: E402
+from reference.cache import Shard, draw, shards
+from reference.features import Seen, enlarged, places, tower_view
+from reference.loop import Trainer
+from reference.model import HOSTS
+from reference.pictures import Cut, patches
+from reference.presets import Plan, Reference
+from reference.stage_budgets import Questions
+from reference.stage_listening import UNKNOWN, Glimpses, Window, looked_at, looking_loss
+from reference.tokenizer import ROLES, SPECIAL_TOKENS, build_processor, build_tokenizer
+from reference.watching import watch
 
-
-@pytest.fixture(scope="module")
-def preset():
-    kinds = ("form", "receipt")
-    pages = Drawing("train", 256, kinds, 1, 6, plain=True, clear=True)
-    return replace(
-        PRESETS["quick"],
-        model="micro",
-        print=(pages, Drawing("train", 512, kinds, 1, 4, plain=True)),
-        pages=pages,
-        validation=Drawing("validation", 256, kinds, 1, 4, plain=True, clear=True),
-        reading=2,
-        enlarged=4,
-        listening=4,
-        looking=2,
-        budgets=2,
-        crops=2,
-        chats=2,
-        glances=2,
-        questions=2,
-        exam=4,
-        goal=2.0,
-        validate_every=100,
-    )
-
-
-@pytest.fixture(scope="module")
-def root(preset, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("documents")
-    draw([*preset.print, preset.validation], folder)
-    return folder
+from arrcoc.synthetic import bundled_face, generate
 
 
 def train(preset, root, folder, stop_after=float("inf"), stages=slice(None), host="qwen3_vl"):
@@ -212,21 +172,6 @@ def test_a_window_says_in_which_cells_letters_are():
     assert (before == -1).all() and (following == -1).all()
 
 
-def test_named_words_are_wanted_less_than_the_answer():
-    turn = Turn("A?", "b", "key_value", ((32, 0, 80, 32),), named=((0, 0, 48, 36),))
-    evidence, wanted = wanted_cells(turn, (128, 64), (2, 4))
-    assert evidence.tolist() == [0, 1, 0.5, 0, 0, 0, 0, 0]
-    assert wanted.tolist() == pytest.approx(
-        [NAMED, 1, min(1, 0.5 / ENOUGH), 0, *(NAMED * share / ENOUGH for share in (0.125, 0.0625)), 0, 0]
-    )
-    assert wanted_cells(replace(turn, named=()), (128, 64), (2, 4))[1].tolist() == [
-        0,
-        1,
-        min(1, 0.5 / ENOUGH),
-        *[0] * 5,
-    ]
-
-
 def test_glimpses_point_at_the_letters_that_are_to_be_written(root, preset):
     """In the input, the token that is pointed at is the cell whose centre is nearest to the letter."""
     reference = Reference("micro")
@@ -263,32 +208,6 @@ def test_heads_learn_from_where_they_should_look():
     assert share == 0.5
     loss, _ = looking_loss(attention, torch.full((1, 3), UNKNOWN))
     assert loss == 0
-
-
-@pytest.mark.parametrize("host", HOSTS)
-def test_the_glance_of_the_training_is_the_models(root, preset, host):
-    """Relevance is trained on features that the model will give it."""
-    torch.manual_seed(0)
-    reference = Reference("micro", host).eval()
-    plan = Plan(preset, root, reference)
-    found = places(shards(preset.pages, root))[:2]
-    asked = [(place, asked_turns(*place)[0]) for place in found]
-    batch = Questions(plan.writer, found, 512, 2).collate(asked, 0.25)
-    relevance = reference.model.model.arrcoc.relevance
-    heard = []
-    handle = relevance.register_forward_hook(lambda module, inputs, outputs: heard.append(inputs))
-    with torch.no_grad():
-        answer_at_budget(reference.model, batch)
-        cells, grids, question, mask, known = heard.pop()
-        tower = reference.model.model.visual
-        glance = Seen(found, glance_view(tower, 1), 512, "glance", tower)
-        information = Seen(found, information_view, 512, "information")
-        glances = Glances(plan.writer, glance, information, 2)
-        looking_step(reference.model, glances.collate([(place, [turn]) for place, turn in asked]))
-    handle.remove()
-    for found_value, expected in zip(heard[0][:4], (cells, grids, question, mask), strict=True):
-        torch.testing.assert_close(found_value.float(), expected.float(), atol=0.05, rtol=0.05)
-    torch.testing.assert_close(heard[0][4]["information"], known["information"])
 
 
 def test_an_answer_is_exact_if_all_its_tokens_are():

@@ -1,18 +1,11 @@
 """The tower of the reference training is the stock one, on both hosts."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
-
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
-
-from reference.model import HOSTS, build_model, quicken  # noqa: E402
-from reference.pictures import patches  # noqa: E402
-from reference.tokenizer import build_tokenizer  # noqa: E402
+from reference.model import HOSTS, build_model, quicken
+from reference.pictures import patches
+from reference.tokenizer import build_tokenizer
 
 
 @pytest.mark.parametrize("host", HOSTS)

@@ -1,0 +1,80 @@
+"""What the relevance of the reference model is taught, and from which documents."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from reference.answering import Turn, asked_turns
+from reference.cache import Drawing, draw, shards
+from reference.features import Seen, glance_view, information_view, places
+from reference.model import HOSTS
+from reference.presets import Plan, Reference
+from reference.stage_budgets import Questions, answer_at_budget
+from reference.stage_looking import ENOUGH, NAMED, Glances, looking_step, wanted_cells
+
+
+def test_named_words_are_wanted_less_than_the_answer():
+    turn = Turn("A?", "b", "key_value", ((32, 0, 80, 32),), named=((0, 0, 48, 36),))
+    evidence, wanted = wanted_cells(turn, (128, 64), (2, 4))
+    assert evidence.tolist() == [0, 1, 0.5, 0, 0, 0, 0, 0]
+    assert wanted.tolist() == pytest.approx(
+        [NAMED, 1, min(1, 0.5 / ENOUGH), 0, *(NAMED * share / ENOUGH for share in (0.125, 0.0625)), 0, 0]
+    )
+    assert wanted_cells(replace(turn, named=()), (128, 64), (2, 4))[1].tolist() == [
+        0,
+        1,
+        min(1, 0.5 / ENOUGH),
+        *[0] * 5,
+    ]
+
+
+def test_relevance_learns_from_small_print_besides(root, preset):
+    """Every other batch is of other pages at their own size, and holds as many cells."""
+    larger = Drawing("train", 1024, ("form",), 1, 1, plain=True)
+    draw([larger], root)
+    glances = Plan(replace(preset, glances=4, small_print=(larger,)), root, Reference("micro")).stages()[3].batch
+    first, second = glances(0), glances(1)
+    assert first["information"].shape == (4, 256) and first["features"].shape[:2] == (4, 64)
+    assert second["information"].shape == (1, 1024) and second["features"].shape[:2] == (1, 256)
+    assert len(second["wanted"]) == 1024 * len(second["document"]) and second["evidence"].max() > 0.5
+
+
+def test_looking_again_is_of_the_tower_as_it_is_then(root, preset):
+    """A stage that looks keeps the features of its first batch; the last one must not have those of the one before."""
+    reference = Reference("micro")
+    stages = Plan(preset, root, reference).stages()
+    before = stages[3].batch(0)["features"]
+    with torch.no_grad():
+        for parameter in reference.model.model.visual.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    after = stages[5].batch(0)["features"]
+    assert before.shape == after.shape and not torch.allclose(before, after, atol=0.1)
+    torch.testing.assert_close(stages[3].batch(0)["features"], before)
+    assert set(stages[3].rates) == set(stages[5].rates) == {"model.model.arrcoc.relevance"}
+    assert not any("arrcoc" in name for name in stages[4].rates)  # it stands still while the model learns to answer
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_the_glance_of_the_training_is_the_models(root, preset, host):
+    """Relevance is trained on features that the model will give it."""
+    torch.manual_seed(0)
+    reference = Reference("micro", host).eval()
+    plan = Plan(preset, root, reference)
+    found = places(shards(preset.pages, root))[:2]
+    asked = [(place, asked_turns(*place)[0]) for place in found]
+    batch = Questions(plan.writer, found, 512, 2).collate(asked, 0.25)
+    relevance = reference.model.model.arrcoc.relevance
+    heard = []
+    handle = relevance.register_forward_hook(lambda module, inputs, outputs: heard.append(inputs))
+    with torch.no_grad():
+        answer_at_budget(reference.model, batch)
+        cells, grids, question, mask, known = heard.pop()
+        tower = reference.model.model.visual
+        glance = Seen(found, glance_view(tower, 1), 512, "glance", tower)
+        information = Seen(found, information_view, 512, "information")
+        glances = Glances(plan.writer, glance, information, 2)
+        looking_step(reference.model, glances.collate([(place, [turn]) for place, turn in asked]))
+    handle.remove()
+    for found_value, expected in zip(heard[0][:4], (cells, grids, question, mask), strict=True):
+        torch.testing.assert_close(found_value.float(), expected.float(), atol=0.05, rtol=0.05)
+    torch.testing.assert_close(heard[0][4]["information"], known["information"])
