@@ -1,14 +1,17 @@
-"""benchmarks/looking.py and benchmarks/robustness.py: what they measure, on allocations and pages known by hand."""
+"""benchmarks/looking.py, coverage.py and robustness.py: what they measure, on allocations and pages known by hand."""
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+import arrcoc
 from arrcoc.evaluation.documents import read_documents
 from arrcoc.evaluation.leaves import allocation_of
+from arrcoc.training.data.evidence import evidence_cells
 from arrcoc.training.data.reading import read_rows
 from arrcoc.training.data.rows import row_from_dict
 from arrcoc.training.data.synthetic import synthetic_rows
@@ -16,6 +19,7 @@ from arrcoc.training.data.synthetic import synthetic_rows
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
+import coverage  # noqa: E402
 import looking  # noqa: E402
 import robustness  # noqa: E402
 
@@ -52,6 +56,50 @@ def test_questions_whose_evidence_lies_elsewhere():
         far,
     )  # the key of `named` is in a cell of `near`
     assert looking.elsewhere([near, named], (4, 4)) is None
+
+
+def test_coverage_of_the_bundled_model_by_hand_and_by_set(documents):
+    model, processor = arrcoc.reference("tiny")
+    rows = [row for document in documents[:2] for row in synthetic_rows(document) if row.evidence and row.evidence[0]]
+    found = [coverage.measure(model, processor, row, 0.25) for row in rows]
+    assert model.config.arrcoc_config.policy == "foveated"  # as it was
+    inputs = looking.inputs_of(processor, rows[:1], 0.25)
+    with torch.no_grad():
+        allocation = model.encode_images(**inputs).allocation
+    share = evidence_cells(rows[0].evidence[0], rows[0].images[0].size, (16, 16))
+    seen = (share * looking.full_detail(allocation)).sum() / share.sum()
+    assert found[0]["arrcoc"].full_detail == pytest.approx(float(seen), abs=1e-6)
+    for values in found:
+        assert values["uniform"].full_detail == 0 and values["uniform"].resolution == pytest.approx(0.5)
+        for name in ("best cells", "information"):  # what is no token of its own is dropped
+            assert values[name].full_detail == pytest.approx(values[name].resolution)
+    rows[0] = replace(rows[0], set="one")
+    result = coverage.summarize(rows, found)
+    assert list(result) == ["one", *dict.fromkeys(row.set for row in rows[1:]), "all"]
+    assert result["one"]["items"] == 1
+    mean = sum(values["arrcoc"].full_detail for values in found) / len(found)
+    assert result["all"]["full_detail"]["arrcoc"]["mean"] == pytest.approx(mean)
+    assert result["all"]["items"] == len(rows) and result["all"]["images"] == 2
+
+
+def test_coverage_is_written_and_needs_evidence(tmp_path, monkeypatch, capsys):
+    looking.Image.new("RGB", (64, 64), "white").save(tmp_path / "page.png")
+    fields = {"id": "a", "image": "page.png", "question": "Fee?", "answers": ["1"], "set": "sheets"}
+    rows = [fields | {"evidence": [[0, 0, 20, 20]]}, fields | {"id": "b"}]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    page, found = tmp_path / "page.md", tmp_path / "found.json"
+    data = ["coverage.py", "--data", str(tmp_path / "rows.jsonl"), "--budgets", "0.25"]
+    monkeypatch.setattr(sys, "argv", [*data, "--json", str(found), "--markdown", str(page)])
+    coverage.main()
+    result = json.loads(found.read_text())
+    assert result["rows"] == 1 and result["left_out"] == 1 and len(result["weights"]) == 16
+    assert "| sheets | 1 | 1 | " in page.read_text() and result["weights"] in page.read_text()
+
+    (tmp_path / "rows.jsonl").write_text(json.dumps(rows[1]) + "\n")
+    monkeypatch.setattr(sys, "argv", data)
+    with pytest.raises(SystemExit):
+        coverage.main()
+    assert "expected rows with evidence, found none" in capsys.readouterr().err
 
 
 @pytest.mark.slow
