@@ -9,8 +9,7 @@ are tokens of their own:
 
 - `arrcoc`: as the checkpoint is configured.
 - `best cells`: its most relevant cells alone, without any context (policy `topk`).
-- `information`: best cells by information alone, which reads no question.
-- `random`: leaves that are split at random (policy `random`).
+- `information`: the cells of most information, which is measured on the pixels and reads no question.
 
 And beside it `resolution`, the mean linear resolution over the evidence's area (1 in full detail, 1/2 where four cells
 share a token), of `arrcoc` and of `uniform`, equal leaves everywhere.
@@ -18,46 +17,31 @@ share a token), of `arrcoc` and of `uniform`, equal leaves everywhere.
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from arrcoc.allocation import allocate
 from arrcoc.cli.checkpoints import BUNDLED, checkpoint_folder, load_model, load_processor
+from arrcoc.configuration_arrcoc import ArrCocConfig
 from arrcoc.evaluation.coverage import Coverage, row_coverage
 from arrcoc.evaluation.digest import checkpoint_digest
 from arrcoc.evaluation.intervals import bootstrap_interval
+from arrcoc.evaluation.policies import ARRCOC, block_policy
 from arrcoc.evaluation.records import write_text
 from arrcoc.evaluation.tasks import image_key
+from arrcoc.outputs import Allocation
 from arrcoc.training.data.prompts import prompt_text
 from arrcoc.training.data.reading import read_rows
 from arrcoc.training.data.rows import Row
 
 
-METHODS: dict[str, dict[str, Any]] = {  # options of the block
-    "arrcoc": {},
-    "best cells": {"policy": "topk"},
-    "information": {"policy": "topk", "query_weight": 0.0, "salience_weight": 0.0, "information_weight": 1.0},
-    "random": {"policy": "random"},
-    "uniform": {"policy": "uniform"},
-}
-SHOWN = {"full_detail": ("arrcoc", "best cells", "information", "random"), "resolution": ("arrcoc", "uniform")}
+POLICIES = {"arrcoc": ARRCOC, "best cells": f"{ARRCOC}-topk", "uniform": f"{ARRCOC}-uniform"}
+SHOWN = {"full_detail": ("arrcoc", "best cells", "information"), "resolution": ("arrcoc", "uniform")}
 ALL = "all"
-
-
-@contextmanager
-def options_of(block: Any, options: dict[str, Any]) -> Iterator[None]:
-    """A block with other options."""
-    before = {name: getattr(block, name) for name in options}
-    for name, value in options.items():
-        setattr(block, name, value)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            setattr(block, name, value)
 
 
 def measure(model: Any, processor: Any, row: Row, budget: float) -> dict[str, Coverage]:
@@ -72,11 +56,19 @@ def measure(model: Any, processor: Any, row: Row, budget: float) -> dict[str, Co
             return_tensors="pt",
         )
     )
-    found = {}
-    for name, options in METHODS.items():
-        with options_of(model.config.arrcoc_config, options), torch.no_grad():
+    found = {"information": row_coverage(best_informed(inputs, model.config.vision_config.spatial_merge_size), row)}
+    for name, policy in POLICIES.items():
+        with block_policy(model, policy), torch.no_grad():
             found[name] = row_coverage(model.encode_images(**inputs).allocation, row)
     return found
+
+
+def best_informed(inputs: dict[str, Tensor], merge: int) -> Allocation:
+    """The cells of most information as tokens of their own, and no others."""
+    grids = inputs["image_grid_thw"][:, 1:] // merge
+    information = inputs["image_information"].clamp(min=1e-6)  # relevance has to be positive
+    nothing = torch.zeros(len(information), 1)  # best cells are chosen without a look at features
+    return allocate(nothing, information, grids, inputs["image_token_budgets"], ArrCocConfig(policy="topk"))
 
 
 def summarize(rows: Sequence[Row], found: Sequence[dict[str, Coverage]]) -> dict[str, dict[str, Any]]:

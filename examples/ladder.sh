@@ -37,22 +37,26 @@ evaluate() {
     torchrun --nproc_per_node 2 -m arrcoc_cli eval --data "synthetic:3000,$pages" --questions "$questions" \
         --batch-size 32 --max-new-tokens 48 --out "$out/$name" "$@"
 }
-evaluate rungs --model arrcoc-tiny --budgets 64,25,auto:two_mode \
-    --policies resize,arrcoc-uniform,arrcoc,arrcoc:adapter,arrcoc:matched,arrcoc:experts \
-    --variant "adapter:model=$out/adapter/merged" --variant "matched:model=$out/matched/merged" \
-    --variant "experts:model=$out/experts/merged"
-evaluate learned-budget --model "$out/learned/merged" --budgets learned,1.0 --policies arrcoc
-test -d "$out/no-balance" || python - "$out/no-balance" <<'END'
+# What was trained is in float32 and is read with less error for that: `float32` is the checkpoint as it is, beside it.
+test -d "$out/no-balance" || python - "$out" <<'END'
+import copy
 import sys
 
 import arrcoc
 
 model, processor = arrcoc.reference("tiny")
-for parameter in model.model.arrcoc.relevance.balance.balance.parameters():
+exact, even = copy.deepcopy(model).float(), model
+for parameter in even.model.arrcoc.relevance.balance.balance.parameters():
     parameter.data.zero_()  # every balance at 1/2
-model.save_pretrained(sys.argv[1])
-processor.save_pretrained(sys.argv[1])
+for name, variant in (("float32", exact), ("no-balance", even)):
+    variant.save_pretrained(f"{sys.argv[1]}/{name}")
+    processor.save_pretrained(f"{sys.argv[1]}/{name}")
 END
+evaluate rungs --model arrcoc-tiny --budgets 64,25,auto:two_mode \
+    --policies resize,arrcoc-uniform,arrcoc,arrcoc:float32,arrcoc:adapter,arrcoc:matched,arrcoc:experts \
+    --variant "float32:model=$out/float32" --variant "adapter:model=$out/adapter/merged" --variant "matched:model=$out/matched/merged" \
+    --variant "experts:model=$out/experts/merged"
+evaluate learned-budget --model "$out/learned/merged" --budgets learned,1.0 --policies arrcoc
 policies="arrcoc,arrcoc-lod,arrcoc-tiers,arrcoc-topk,arrcoc-uniform,arrcoc-random"
 evaluate options --model arrcoc-tiny --budgets 64,25 \
     --policies "$policies,arrcoc:no-question,arrcoc:no-information,arrcoc:salience,arrcoc:no-balance,arrcoc:one-block,arrcoc:all-else-shown,arrcoc:more-context,arrcoc:matched-positions,arrcoc:after-the-tower" \

@@ -26,7 +26,9 @@ def loaded():
     return model.eval(), processor
 
 
-@pytest.mark.parametrize("page", ["results.md", "looking.md", "options.md", "robustness.md"])
+@pytest.mark.parametrize(
+    "page", ["results.md", "looking.md", "rungs.md", "options.md", "robustness.md", "real_pages.md"]
+)
 def test_results_are_of_the_bundled_weights(page):
     (digest,) = re.findall(r"- weights: `(\w+)`", (DOCS / page).read_text(encoding="utf-8"))
     assert digest == checkpoint_digest(reference_folder())

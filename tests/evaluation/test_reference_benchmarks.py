@@ -73,6 +73,9 @@ def test_coverage_of_the_bundled_model_by_hand_and_by_set(documents):
         assert values["uniform"].full_detail == 0 and values["uniform"].resolution == pytest.approx(0.5)
         for name in ("best cells", "information"):  # what is no token of its own is dropped
             assert values[name].full_detail == pytest.approx(values[name].resolution)
+    known = inputs["image_information"].topk(64).indices
+    assert found[0]["information"].full_detail == pytest.approx(float(share[known].sum() / share.sum()), abs=1e-6)
+    assert any(values["information"] != values["best cells"] for values in found)
     rows[0] = replace(rows[0], set="one")
     result = coverage.summarize(rows, found)
     assert list(result) == ["one", *dict.fromkeys(row.set for row in rows[1:]), "all"]

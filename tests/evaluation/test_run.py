@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from arrcoc.cli.checkpoints import load_model, load_processor
 from arrcoc.cli.evaluate import evaluate, read_task
@@ -308,6 +309,16 @@ def test_digest_of_a_checkpoint(checkpoint, tmp_path):
     weights[-1] ^= 1
     (copy / "model.safetensors").write_bytes(weights)
     assert checkpoint_digest(copy) != checkpoint_digest(checkpoint)
+
+
+def test_digest_knows_a_checkpoint_of_which_one_part_was_trained(tmp_path):
+    weights = {f"part{number}": torch.zeros(2048) for number in range(400)}
+    save_file(weights, tmp_path / "model.safetensors")
+    found = {checkpoint_digest(tmp_path)}
+    for number in (3, 101, 250, 399):
+        save_file(weights | {f"part{number}": torch.ones(2048)}, tmp_path / "model.safetensors")
+        found.add(checkpoint_digest(tmp_path))
+    assert len(found) == 5
 
 
 def test_without_a_model_evidence_is_measured(pages, tmp_path, capsys):
