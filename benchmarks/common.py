@@ -1,16 +1,21 @@
 """What the benchmarks of whole models share, beside what `arrcoc bench` measures with."""
 
+import json
 import os
 import platform
 import sys
+from collections.abc import Hashable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from arrcoc import ArrCocQwen3VLForConditionalGeneration
+from arrcoc.evaluation.intervals import bootstrap_interval
 from arrcoc.evaluation.random_weights import IMAGE, TEXT_TOKENS, random_config, random_inputs, random_model
 from arrcoc.evaluation.random_weights import WIDTHS as PUBLISHED
+from arrcoc.evaluation.records import write_text
 from arrcoc.evaluation.timing import count_operations, machine, peak_bytes, reset_peak, seconds, timed_parts
 
 
@@ -21,9 +26,11 @@ __all__ = [
     "build_inputs",
     "build_model",
     "count_operations",
+    "interval",
     "keep_freed_memory",
     "machine",
     "peak_bytes",
+    "publish",
     "reset_peak",
     "seconds",
     "timed_parts",
@@ -58,3 +65,19 @@ def build_inputs(rows: int, cols: int, budget: int | None, device: str, dtype: t
     """A prompt with one image of `rows x cols` cells at `budget` tokens (`None`: native) and a question; the same for
     all widths."""
     return random_inputs(random_config("tiny"), (rows, cols), budget, device=device, dtype=dtype)
+
+
+def interval(values: Sequence[float], groups: Sequence[Hashable] | None = None) -> dict[str, float]:
+    """A mean with its 95 % interval, as a benchmark writes it; `groups` as in `bootstrap_interval`."""
+    found = bootstrap_interval(values, groups)
+    return {"mean": found.mean, "low": found.low, "high": found.high, "items": len(values)}
+
+
+def publish(result: dict[str, Any], page: str, json_file: Path | None, page_file: Path | None) -> None:
+    """Print a result as JSON, and write it and its page to files where they are wanted."""
+    text = json.dumps(result, indent=2)
+    print(text)
+    if json_file:
+        write_text(json_file, text + "\n")
+    if page_file:
+        write_text(page_file, page)

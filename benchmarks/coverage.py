@@ -16,12 +16,12 @@ share a token), of `arrcoc` and of `uniform`, equal leaves everywhere.
 """
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from common import interval, publish
 from torch import Tensor
 
 from arrcoc.allocation import allocate
@@ -29,9 +29,7 @@ from arrcoc.cli.checkpoints import BUNDLED, checkpoint_folder, load_model, load_
 from arrcoc.configuration_arrcoc import ArrCocConfig
 from arrcoc.evaluation.coverage import Coverage, row_coverage
 from arrcoc.evaluation.digest import checkpoint_digest
-from arrcoc.evaluation.intervals import bootstrap_interval
 from arrcoc.evaluation.policies import ARRCOC, block_policy
-from arrcoc.evaluation.records import write_text
 from arrcoc.evaluation.tasks import image_key
 from arrcoc.outputs import Allocation
 from arrcoc.training.data.prompts import prompt_text
@@ -80,14 +78,9 @@ def summarize(rows: Sequence[Row], found: Sequence[dict[str, Coverage]]) -> dict
         images = [image_key(row) for row, _ in part]
         result[name] = {"items": len(part), "images": len(set(images))}
         for kind, methods in SHOWN.items():
-            result[name][kind] = {}
-            for method in methods:
-                found_here = bootstrap_interval([getattr(values[method], kind) for _, values in part], images)
-                result[name][kind][method] = {
-                    "mean": found_here.mean,
-                    "low": found_here.low,
-                    "high": found_here.high,
-                }
+            result[name][kind] = {
+                method: interval([getattr(values[method], kind) for _, values in part], images) for method in methods
+            }
     return result
 
 
@@ -144,12 +137,7 @@ def main() -> None:
     for budget in options.budgets:
         found = [measure(model, processor, row, budget) for row in rows]
         result["budgets"][str(budget)] = summarize(rows, found)
-    text = json.dumps(result, indent=2)
-    print(text)
-    if options.json:
-        write_text(options.json, text + "\n")
-    if options.markdown:
-        write_text(options.markdown, markdown(result))
+    publish(result, markdown(result), options.json, options.markdown)
 
 
 if __name__ == "__main__":

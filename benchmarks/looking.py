@@ -16,13 +16,13 @@ more than a half; the same for the documents themselves as `page`.
 """
 
 import argparse
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from common import interval, publish
 from PIL import Image
 from torch import Tensor
 
@@ -30,8 +30,6 @@ from arrcoc.cli.checkpoints import BUNDLED, checkpoint_folder, load_model, load_
 from arrcoc.evaluation.coverage import cell_resolution
 from arrcoc.evaluation.digest import checkpoint_digest
 from arrcoc.evaluation.documents import read_documents
-from arrcoc.evaluation.intervals import bootstrap_interval
-from arrcoc.evaluation.records import write_text
 from arrcoc.outputs import Allocation
 from arrcoc.training.data.evidence import evidence_cells
 from arrcoc.training.data.prompts import prompt_text
@@ -138,11 +136,6 @@ def confident(model: Any, processor: Any, rows: Sequence[Row], budget: float) ->
     return values, answers
 
 
-def interval(values: list[float]) -> dict[str, float]:
-    found = bootstrap_interval(values)
-    return {"mean": found.mean, "low": found.low, "high": found.high, "items": len(values)}
-
-
 def markdown(found: dict[str, Any]) -> str:
     """The page of what was measured."""
 
@@ -219,12 +212,7 @@ def main() -> None:
             name: interval(values) | {"often": max(set(answers), key=answers.count)}
             for name, (values, answers) in shown.items()
         }
-    text = json.dumps(result, indent=2)
-    print(text)
-    if options.json:
-        write_text(options.json, text + "\n")
-    if options.markdown:
-        write_text(options.markdown, markdown(result))
+    publish(result, markdown(result), options.json, options.markdown)
 
 
 if __name__ == "__main__":

@@ -321,6 +321,14 @@ def test_digest_knows_a_checkpoint_of_which_one_part_was_trained(tmp_path):
     assert len(found) == 5
 
 
+def test_digest_of_pickled_weights(tmp_path):
+    (tmp_path / "pytorch_model.bin").write_bytes(bytes(5000))
+    found = checkpoint_digest(tmp_path)
+    assert checkpoint_digest(tmp_path) == found
+    (tmp_path / "pytorch_model.bin").write_bytes(bytes(4999) + b"1")
+    assert checkpoint_digest(tmp_path) != found
+
+
 def test_without_a_model_evidence_is_measured(pages, tmp_path, capsys):
     evaluate([str(pages)], tmp_path / "run", budgets=(1.0, 0.25), resamples=50)
     summary = read_json(tmp_path / "run" / "summary.json")
