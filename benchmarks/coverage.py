@@ -29,7 +29,6 @@ from arrcoc.cli.checkpoints import BUNDLED, checkpoint_folder, load_model, load_
 from arrcoc.configuration_arrcoc import ArrCocConfig
 from arrcoc.evaluation.coverage import Coverage, row_coverage
 from arrcoc.evaluation.digest import checkpoint_digest
-from arrcoc.evaluation.policies import ARRCOC, block_policy
 from arrcoc.evaluation.tasks import image_key
 from arrcoc.outputs import Allocation
 from arrcoc.training.data.prompts import prompt_text
@@ -37,7 +36,6 @@ from arrcoc.training.data.reading import read_rows
 from arrcoc.training.data.rows import Row
 
 
-POLICIES = {"arrcoc": ARRCOC, "best cells": f"{ARRCOC}-topk", "uniform": f"{ARRCOC}-uniform"}
 SHOWN = {"full_detail": ("arrcoc", "best cells", "information"), "resolution": ("arrcoc", "uniform")}
 ALL = "all"
 
@@ -54,19 +52,23 @@ def measure(model: Any, processor: Any, row: Row, budget: float) -> dict[str, Co
             return_tensors="pt",
         )
     )
-    found = {"information": row_coverage(best_informed(inputs, model.config.vision_config.spatial_merge_size), row)}
-    for name, policy in POLICIES.items():
-        with block_policy(model, policy), torch.no_grad():
-            found[name] = row_coverage(model.encode_images(**inputs).allocation, row)
-    return found
-
-
-def best_informed(inputs: dict[str, Tensor], merge: int) -> Allocation:
-    """The cells of most information as tokens of their own, and no others."""
-    grids = inputs["image_grid_thw"][:, 1:] // merge
+    with torch.no_grad():
+        allocation = model.encode_images(**inputs).allocation
     information = inputs["image_information"].clamp(min=1e-6)  # relevance has to be positive
-    nothing = torch.zeros(len(information), 1)  # best cells are chosen without a look at features
-    return allocate(nothing, information, grids, inputs["image_token_budgets"], ArrCocConfig(policy="topk"))
+    found = {
+        "arrcoc": allocation,
+        "best cells": by_policy("topk", allocation.relevance, allocation),
+        "information": by_policy("topk", information, allocation),
+        "uniform": by_policy("uniform", information, allocation),
+    }
+    return {name: row_coverage(each, row) for name, each in found.items()}
+
+
+def by_policy(policy: str, relevance: Tensor, allocation: Allocation) -> Allocation:
+    """The leaves that a policy makes of some relevance `(cells,)`, as many as an allocation has of the same images."""
+    nothing = torch.zeros(len(relevance), 1)  # of these policies, none looks at features
+    config = ArrCocConfig(policy=policy)
+    return allocate(nothing, relevance, allocation.grids, allocation.budgets, config)
 
 
 def summarize(rows: Sequence[Row], found: Sequence[dict[str, Coverage]]) -> dict[str, dict[str, Any]]:

@@ -9,8 +9,10 @@ import pytest
 import torch
 
 import arrcoc
+from arrcoc.evaluation.coverage import row_coverage
 from arrcoc.evaluation.documents import read_documents
 from arrcoc.evaluation.leaves import allocation_of
+from arrcoc.evaluation.policies import ARRCOC, block_policy
 from arrcoc.training.data.evidence import evidence_cells
 from arrcoc.training.data.reading import read_rows
 from arrcoc.training.data.rows import row_from_dict
@@ -62,13 +64,16 @@ def test_coverage_of_the_bundled_model_by_hand_and_by_set(documents):
     model, processor = arrcoc.reference("tiny")
     rows = [row for document in documents[:2] for row in synthetic_rows(document) if row.evidence and row.evidence[0]]
     found = [coverage.measure(model, processor, row, 0.25) for row in rows]
-    assert model.config.arrcoc_config.policy == "foveated"  # as it was
     inputs = looking.inputs_of(processor, rows[:1], 0.25)
     with torch.no_grad():
         allocation = model.encode_images(**inputs).allocation
     share = evidence_cells(rows[0].evidence[0], rows[0].images[0].size, (16, 16))
     seen = (share * looking.full_detail(allocation)).sum() / share.sum()
     assert found[0]["arrcoc"].full_detail == pytest.approx(float(seen), abs=1e-6)
+    for name, policy in {"best cells": "topk", "uniform": "uniform"}.items():  # as the model would divide them itself
+        with block_policy(model, f"{ARRCOC}-{policy}"), torch.no_grad():
+            own = row_coverage(model.encode_images(**inputs).allocation, rows[0].decoded())
+        assert found[0][name] == own
     for values in found:
         assert values["uniform"].full_detail == 0 and values["uniform"].resolution == pytest.approx(0.5)
         for name in ("best cells", "information"):  # what is no token of its own is dropped
