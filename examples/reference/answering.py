@@ -16,7 +16,9 @@ from .loop import Metrics
 
 IGNORED = -100
 LONGEST_ANSWER = 48  # characters; longer answers are not asked for
+AROUND = ".,:;#*()_- "  # words, and no part of them
 READ_ON = 4  # words at most
+ANSWER_BEGINS = "<|im_end|>\n<|im_start|>assistant\n"  # between a question and its answer
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +34,7 @@ class Turn:
             blank where the letter before it does.
         before: where the letter stands that the answer follows.
         named: boxes of the printed words that the question names.
+        spoken: where the characters of the question are printed `(characters, 2)`, as `letters`; NaN where none is.
     """
 
     question: str
@@ -41,6 +44,7 @@ class Turn:
     letters: NDArray | None = None
     before: NDArray | None = None
     named: tuple[tuple[float, float, float, float], ...] = ()
+    spoken: NDArray | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,24 +91,52 @@ def letters_of(words: Sequence[PrintedWord]) -> NDArray:
     return np.concatenate(blanks)[:-1]
 
 
+def words_in(words: Sequence[PrintedWord], boxes: Sequence[Sequence[float]]) -> list[PrintedWord]:
+    """Those of some words whose middle is in a box."""
+    edges = np.array(boxes, np.float32).reshape(-1, 4)
+    middles = np.array([word.centers.mean(0) for word in words]).reshape(-1, 1, 2)
+    inside = ((middles >= edges[:, :2]) & (middles <= edges[:, 2:])).all(2).any(1)
+    return [word for word, is_in in zip(words, inside, strict=True) if is_in]
+
+
+def spoken_letters(question: str, words: Sequence[PrintedWord]) -> NDArray:
+    """Where the characters of a question are printed `(characters, 2)`, in either case; NaN where they are not.
+
+    Of each word the first two letters are left out, if it has more: they do not say yet which word it is.
+
+    Args:
+        question: text.
+        words: that it names, in their order.
+    """
+    places, heard, end = np.full((len(question), 2), np.nan), question.lower(), 0
+    for word in words:
+        core = word.text.lower().strip(AROUND)
+        begin = heard.find(core, end)
+        if core and begin >= 0:
+            end = begin + len(core)
+            first = word.text.lower().index(core)
+            places[begin:end] = word.centers[first : first + len(core)]
+            places[begin : begin + min(2, len(core) - 1)] = np.nan
+    return places
+
+
 def asked_turns(shard: Shard, index: int) -> list[Turn]:
     """The generator's questions about a document, with answers of a sane length.
 
-    Where the words inside of the evidence are the answer, the turn says where its letters stand.
+    Where the words inside of the evidence are the answer, the turn says where its letters stand, and always where
+    those of the words do that the question names.
     """
     words, turns = reading_order(printed_words(shard, index)), []
     for question in shard.questions[index]:
         answer = question["answers"][0]
         if len(answer) > LONGEST_ANSWER:
             continue
-        boxes = np.array(question["evidence"], np.float32).reshape(-1, 4)
-        middles = np.array([word.centers.mean(0) for word in words]).reshape(-1, 1, 2)
-        inside = ((middles >= boxes[:, :2]) & (middles <= boxes[:, 2:])).all(2).any(1)
-        found = [word for word, is_in in zip(words, inside, strict=True) if is_in]
+        found = words_in(words, question["evidence"])
         is_printed = bool(found) and " ".join(word.text for word in found) == answer
         letters = letters_of(found) if is_printed else None
         evidence, named = (tuple(map(tuple, question[name])) for name in ("evidence", "named"))
-        turns.append(Turn(question["text"], answer, question["kind"], evidence, letters, named=named))
+        spoken = spoken_letters(question["text"], words_in(words, named))
+        turns.append(Turn(question["text"], answer, question["kind"], evidence, letters, named=named, spoken=spoken))
     return turns
 
 
@@ -126,9 +158,9 @@ def reading_turns(words: Sequence[PrintedWord], count: int, dice: np.random.Gene
             following = following[:-1]
         answer = " ".join(word.text for word in following)
         if len(answer) <= LONGEST_ANSWER and len(turns) < count:
-            before = order[place].centers[-1]
-            letters = letters_of(following)
-            turns.append(Turn(f"Read on from {texts[place]}", answer, "read_on", (), letters, before))
+            question, letters = f"Read on from {texts[place]}", letters_of(following)
+            before, spoken = order[place].centers[-1], spoken_letters(question, order[place : place + 1])
+            turns.append(Turn(question, answer, "read_on", (), letters, before, spoken=spoken))
     return turns
 
 
@@ -171,7 +203,7 @@ class Writer:
         ids, labels, answers = [], [], []
         for number, turn in enumerate(turns):
             picture = f"<|vision_start|>{'<|image_pad|>' * tokens}<|vision_end|>" if number == 0 else ""
-            prompt = self.encode(f"<|im_start|>user\n{picture}{turn.question}<|im_end|>\n<|im_start|>assistant\n")
+            prompt = self.encode(f"<|im_start|>user\n{picture}{turn.question}{ANSWER_BEGINS}")
             answer = self.encode(f"{turn.answer}<|im_end|>")
             if number:
                 prompt = self.encode("\n") + prompt

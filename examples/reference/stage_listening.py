@@ -1,8 +1,8 @@
 """Stage 3: the language model alone, on what a tower that stands still has seen: to find words, and to copy them.
 
 To answer, a token must look at the cell of the letter that it writes. With the answer as the only teacher a small
-model learns this very slowly, so some heads are told: one layer where the last letter was, later ones where the next
-one is.
+model learns this very slowly, so some heads are told: one layer where the last letter was, of a question too where its
+words are printed, later ones where the next letter is.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,6 +17,7 @@ from torch import Tensor
 from arrcoc.outputs import ArrCocImageFeatures
 
 from .answering import (
+    ANSWER_BEGINS,
     IGNORED,
     PrintedWord,
     Turn,
@@ -54,8 +55,9 @@ class Window:
     share: float
 
 
-def looked_at(turn: Turn, zoom: float, left: int, top: int, cells: int) -> tuple[NDArray, NDArray]:
-    """Cells of a window that hold the letter before each character of an answer, and the character itself.
+def looked_at(turn: Turn, zoom: float, left: int, top: int, cells: int) -> tuple[NDArray, NDArray, NDArray]:
+    """Cells of a window: of the printed characters of a question, and of its answer the letter before each character
+    and the character itself.
 
     Args:
         turn: the question.
@@ -63,19 +65,19 @@ def looked_at(turn: Turn, zoom: float, left: int, top: int, cells: int) -> tuple
         left, top, cells: place of the window in the picture and its side, in cells.
 
     Returns:
-        Two arrays `(characters,)`, `UNKNOWN` where nothing is known.
+        Three arrays, `(characters,)` of the question and twice of the answer, `UNKNOWN` where nothing is known.
     """
-    unknown = np.full(len(turn.answer), UNKNOWN)
-    if turn.letters is None or not turn.answer.isascii():
-        return unknown, unknown
-    columns, rows = (np.floor(turn.letters * (zoom / CELL)).astype(np.int64) - (left, top)).T
-    inside = (columns >= 0) & (columns < cells) & (rows >= 0) & (rows < cells)
-    following = np.where(inside, rows * cells + columns, UNKNOWN)
-    before = np.concatenate([[UNKNOWN], following[:-1]])
-    if turn.before is not None:
-        column, row = np.floor(turn.before * (zoom / CELL)).astype(np.int64) - (left, top)
-        before[0] = row * cells + column
-    return before, following
+
+    def held(text: str, letters: NDArray | None) -> NDArray:
+        if letters is None or not text.isascii():
+            return np.full(len(text), UNKNOWN)
+        columns, rows = (np.floor(letters * (zoom / CELL)) - (left, top)).T  # NaN is in no cell
+        inside = (columns >= 0) & (columns < cells) & (rows >= 0) & (rows < cells)
+        return np.where(inside, rows * cells + columns, UNKNOWN).astype(np.int64)
+
+    following = held(turn.answer, turn.letters)
+    first = held("?", turn.before[None] if turn.before is not None and turn.letters is not None else None)
+    return held(turn.question, turn.spoken), np.concatenate([first, following[:-1]]), following
 
 
 @dataclass(frozen=True)
@@ -141,16 +143,22 @@ class Glimpses:
         return [w for w in words if (w.centers >= low + margin).all() and (w.centers < high - margin).all()]
 
     def _targets(self, inputs: dict[str, Tensor], chats: list[list[Turn]], looks: list) -> tuple[Tensor, Tensor]:
-        """Where in the input the cells stand that are to be looked at when a token is written `(chats, length)`."""
+        """Where in the input the cells stand that are to be looked at when a token is written `(chats, length)`.
+
+        "Before" are also the letters of a question: after each of them, the same head looks at where it is printed.
+        """
         before, following = (torch.full_like(inputs["labels"], UNKNOWN) for _ in range(2))
         first = int(inputs["mm_token_type_ids"][0].argmax())  # all chats begin alike
+        turning = len(self.writer.encode(ANSWER_BEGINS))
         for row, (turns, found) in enumerate(zip(chats, looks, strict=True)):
             labels = inputs["labels"][row]
             starts = ((labels[1:] != IGNORED) & (labels[:-1] == IGNORED)).nonzero()[:, 0] + 1
             for start, turn, cells in zip(starts.tolist(), turns, found, strict=True):
-                for target, values in zip((before, following), cells, strict=True):
+                asked = start - turning - len(turn.question) + 1  # what is written after its first character
+                targets = ((before, asked), (before, start), (following, start))
+                for (target, begin), values in zip(targets, cells, strict=True):
                     place = torch.from_numpy(np.where(values == UNKNOWN, UNKNOWN, values + first))
-                    target[row, start : start + len(turn.answer)] = place
+                    target[row, begin : begin + len(values)] = place
         return before, following
 
 

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from reference import reading
 from reference.answering import (
+    AROUND,
     PrintedWord,
     Turn,
     Writer,
@@ -16,6 +17,7 @@ from reference.answering import (
     distinct_turns,
     exact_answers,
     reading_turns,
+    spoken_letters,
 )
 from reference.cache import Shard, draw, shards
 from reference.features import Seen, enlarged, places, tower_view
@@ -163,13 +165,23 @@ def test_a_question_knows_where_its_answer_is_printed(root, preset):
 
 def test_a_window_says_in_which_cells_letters_are():
     turn = Turn("?", "ab c", "read_on", (), np.array([(20, 20), (40, 20), (40, 20), (9, 36)]), np.array([9, 20]))
-    before, following = looked_at(turn, 2.0, 0, 1, 3)  # two pixels for each; a window of 3 x 3 cells from row 1 on
+    # Two pixels for each; a window of 3 x 3 cells from row 1 on.
+    asked, before, following = looked_at(turn, 2.0, 0, 1, 3)
     assert following.tolist() == [1, 2, 2, 3]
     assert before.tolist() == [0, 1, 2, 2]
-    before, following = looked_at(turn, 2.0, 1, 1, 2)
+    assert asked.tolist() == [-1]
+    _, _, following = looked_at(turn, 2.0, 1, 1, 2)
     assert following.tolist() == [0, 1, 1, -1]
-    before, following = looked_at(replace(turn, letters=None), 2.0, 0, 1, 3)
-    assert (before == -1).all() and (following == -1).all()
+    asked, before, following = looked_at(replace(turn, letters=None, spoken=np.array([(40, 36)])), 2.0, 0, 1, 3)
+    assert (before == -1).all() and (following == -1).all() and asked.tolist() == [5]
+
+
+def test_a_question_knows_where_the_words_that_it_names_are_printed():
+    words = [word("NET", 10, 20, 50.0), word("Total:", 30, 40, 50.0), word("elsewhere", 0, 9, 90.0)]
+    found = spoken_letters("net total of the net?", words)
+    assert np.isnan(found[[0, 1, 3, 4, 5]]).all() and np.isnan(found[9:]).all()  # what does not yet tell words apart
+    for place, (number, letter) in {2: (0, 2), 6: (1, 2), 7: (1, 3), 8: (1, 4)}.items():
+        assert found[place].tolist() == words[number].centers[letter].tolist()
 
 
 def test_glimpses_point_at_the_letters_that_are_to_be_written(root, preset):
@@ -186,6 +198,13 @@ def test_glimpses_point_at_the_letters_that_are_to_be_written(root, preset):
     assert known.sum() > 20 and (batch["labels"][known] >= 0).all()
     assert (batch["input_ids"].gather(1, batch["following"].clamp(min=0))[known] == image).all()
     assert batch["features"].shape == (2 * 256, 2, 64)
+    asked = (batch["before"] >= 0) & (batch["labels"] < 0)  # after a letter of the question
+    assert (batch["input_ids"].gather(1, batch["before"].clamp(min=0))[asked] == image).all()
+    heard = reference.tokenizer.decode(batch["input_ids"][:, :-1][asked[:, 1:]])
+    written = reference.tokenizer.batch_decode(batch["input_ids"])
+    named = [turn.split("<|im_end|>")[0] for text in written for turn in text.split("Read on from ")[1:]]
+    cores = [name.strip(AROUND) for name in named]
+    assert cores and all(core[min(2, len(core) - 1) :] in heard for core in cores)
     expected = pages.view([enlarged(places_[0][0].pixels[0], 512)])[0]
     np.testing.assert_allclose(pages.page(*places_[0]), expected, atol=0.02)  # in bfloat16, in another batch
     np.testing.assert_array_equal(pages.window(*places_[0], 2, 3, 4)[5], pages.page(*places_[0])[4 * 16 + 3])
