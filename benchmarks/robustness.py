@@ -2,7 +2,7 @@
 
     python benchmarks/robustness.py --out runs/robustness/data
     arrcoc eval --model arrcoc-tiny --metric exact_match --batch-size 32 --budgets 1.0,0.25,0.1 \\
-        --policies arrcoc,resize --out runs/robustness/run --data runs/robustness/data/*.jsonl
+        --policies arrcoc,resize --questions 40 --out runs/robustness/run --data runs/robustness/data/*.jsonl
     arrcoc report runs/robustness/run --markdown docs/robustness.md
 
 All are of held-out synthetic documents:

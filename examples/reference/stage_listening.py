@@ -68,16 +68,19 @@ def looked_at(turn: Turn, zoom: float, left: int, top: int, cells: int) -> tuple
         Three arrays, `(characters,)` of the question and twice of the answer, `UNKNOWN` where nothing is known.
     """
 
-    def held(text: str, letters: NDArray | None) -> NDArray:
-        if letters is None or not text.isascii():
-            return np.full(len(text), UNKNOWN)
+    def cells_of(letters: NDArray) -> NDArray:
         columns, rows = (np.floor(letters * (zoom / CELL)) - (left, top)).T  # NaN is in no cell
         inside = (columns >= 0) & (columns < cells) & (rows >= 0) & (rows < cells)
         return np.where(inside, rows * cells + columns, UNKNOWN).astype(np.int64)
 
-    following = held(turn.answer, turn.letters)
-    first = held("?", turn.before[None] if turn.before is not None and turn.letters is not None else None)
-    return held(turn.question, turn.spoken), np.concatenate([first, following[:-1]]), following
+    def known(text: str, letters: NDArray | None) -> NDArray:
+        return np.full(len(text), UNKNOWN) if letters is None or not text.isascii() else cells_of(letters)
+
+    following = known(turn.answer, turn.letters)
+    before = np.concatenate([[UNKNOWN], following[:-1]])
+    if turn.letters is not None and turn.before is not None:
+        before[:1] = cells_of(turn.before[None])
+    return known(turn.question, turn.spoken), before, following
 
 
 @dataclass(frozen=True)
