@@ -28,7 +28,7 @@ from arrcoc.allocation import allocate
 from arrcoc.cli.checkpoints import BUNDLED, checkpoint_folder, load_model, load_processor
 from arrcoc.configuration_arrcoc import ArrCocConfig
 from arrcoc.evaluation.coverage import Coverage, row_coverage
-from arrcoc.evaluation.digest import checkpoint_digest
+from arrcoc.evaluation.digest import ANSWERING, checkpoint_digest
 from arrcoc.evaluation.tasks import image_key
 from arrcoc.outputs import Allocation
 from arrcoc.training.data.prompts import prompt_text
@@ -96,7 +96,7 @@ def markdown(result: dict[str, Any]) -> str:
         "number is typed by hand. With 95 % intervals, bootstrap over images.",
         "",
         f"- model: `{result['model']}`",
-        f"- weights: `{result['weights']}`",
+        f"- weights: `{result['weights']}`, of these what decides where to look: `{result['looking_weights']}`",
         f"- rows: {result['rows']}, {result['left_out']} without evidence left out",
     ]
     for budget, sets in result["budgets"].items():
@@ -129,9 +129,12 @@ def main() -> None:
     rows = [row for row in every if row.evidence and any(row.evidence)]
     if not rows:
         parser.error(f"expected rows with evidence, found none in {options.data}")
+    # One scorer is made of the language model's first layer; nothing else that looks is made of its layers.
+    answering = () if model.config.arrcoc_config.query_scorer == "attention" else ANSWERING
     result: dict[str, Any] = {
         "model": options.model,
         "weights": checkpoint_digest(folder),
+        "looking_weights": checkpoint_digest(folder, answering),
         "rows": len(rows),
         "left_out": len(every) - len(rows),
         "budgets": {},

@@ -9,7 +9,7 @@ from PIL import Image
 import arrcoc
 from arrcoc.cli.ask import respond
 from arrcoc.cli.demo import QUESTIONS
-from arrcoc.evaluation.digest import checkpoint_digest
+from arrcoc.evaluation.digest import ANSWERING, checkpoint_digest
 from arrcoc.evaluation.documents import read_documents, synthetic_task
 from arrcoc.evaluation.policies import Condition, ModelPolicies
 from arrcoc.pretrained import reference_folder
@@ -26,12 +26,16 @@ def loaded():
     return model.eval(), processor
 
 
-@pytest.mark.parametrize(
-    "page", ["results.md", "looking.md", "rungs.md", "options.md", "robustness.md", "real_pages.md"]
-)
+@pytest.mark.parametrize("page", ["results.md", "looking.md", "rungs.md", "options.md", "robustness.md"])
 def test_results_are_of_the_bundled_weights(page):
     (digest,) = re.findall(r"- weights: `(\w+)`", (DOCS / page).read_text(encoding="utf-8"))
     assert digest == checkpoint_digest(reference_folder())
+
+
+def test_coverage_is_of_the_bundled_weights_that_decide_where_to_look():
+    page = (DOCS / "real_pages.md").read_text(encoding="utf-8")
+    (digest,) = re.findall(r"what decides where to look: `(\w+)`", page)
+    assert digest == checkpoint_digest(reference_folder(), ANSWERING)
 
 
 def test_it_reads_the_demos_form(loaded):

@@ -309,6 +309,11 @@ def test_digest_of_a_checkpoint(checkpoint, tmp_path):
     weights[-1] ^= 1
     (copy / "model.safetensors").write_bytes(weights)
     assert checkpoint_digest(copy) != checkpoint_digest(checkpoint)
+    header = json.loads(weights[8 : 8 + int.from_bytes(weights[:8], "little")])
+    del header["__metadata__"]
+    last = max(header, key=lambda name: header[name]["data_offsets"])
+    assert checkpoint_digest(copy, (last,)) == checkpoint_digest(checkpoint, (last,))
+    assert checkpoint_digest(copy, (min(header.keys() - {last}),)) != checkpoint_digest(checkpoint)
 
 
 def test_digest_knows_a_checkpoint_of_which_one_part_was_trained(tmp_path):
