@@ -7,8 +7,9 @@
 
 The tower learns to read (every visual token says which characters stand in its cell), last at the size of the pages,
 then the language model to find words and to copy them, in small windows and then on whole pages, and the ARR-COC
-block, from evidence, where to look; then tower and language model answer with 5 to 100 % of the tokens, and the block
-looks once more with the tower as it is then. The same command resumes where it was stopped, at any time. `--out` gets
+block, from evidence, where to look; then tower and language model answer with 5 to 100 % of the tokens. With the tower
+as it is then the block looks once more, and last the language model learns from whole pages and under budgets at once;
+it ends as the running mean of its weights. The same command resumes where it was stopped, at any time. `--out` gets
 `state.pt`, `log.jsonl`, and in the end `checkpoint`, for `from_pretrained`, and `results.json`: exact answers on
 documents whose words, typefaces and layouts were nowhere in the training.
 """

@@ -18,6 +18,7 @@ IGNORED = -100
 LONGEST_ANSWER = 48  # characters; longer answers are not asked for
 AROUND = ".,:;#*()_- "  # words, and no part of them
 READ_ON = 4  # words at most
+SAYS_EVIDENCE = ("locate_text", "exists")  # kinds of questions that quote their evidence
 ANSWER_BEGINS = "<|im_end|>\n<|im_start|>assistant\n"  # between a question and its answer
 
 
@@ -99,32 +100,46 @@ def words_in(words: Sequence[PrintedWord], boxes: Sequence[Sequence[float]]) -> 
     return [word for word, is_in in zip(words, inside, strict=True) if is_in]
 
 
-def spoken_letters(question: str, words: Sequence[PrintedWord]) -> NDArray:
+def spoken_letters(question: str, phrases: Sequence[Sequence[PrintedWord]]) -> NDArray:
     """Where the characters of a question are printed `(characters, 2)`, in either case; NaN where they are not.
 
     Of each word the first two letters are left out, if it has more: they do not say yet which word it is.
 
     Args:
         question: text.
-        words: that it names, in their order.
+        phrases: that it names, each of words in their order.
     """
-    places, heard, end = np.full((len(question), 2), np.nan), question.lower(), 0
-    for word in words:
-        core = word.text.lower().strip(AROUND)
-        begin = heard.find(core, end)
-        if core and begin >= 0:
-            end = begin + len(core)
-            first = word.text.lower().index(core)
-            places[begin:end] = word.centers[first : first + len(core)]
-            places[begin : begin + min(2, len(core) - 1)] = np.nan
+    places, heard = np.full((len(question), 2), np.nan), question.lower()
+    for words in phrases:
+        end = 0
+        for word in words:
+            core = word.text.lower().strip(AROUND)
+            begin = heard.find(core, end)
+            if core and begin >= 0:
+                end = begin + len(core)
+                first = word.text.lower().index(core)
+                places[begin:end] = word.centers[first : first + len(core)]
+                places[begin : begin + min(2, len(core) - 1)] = np.nan
     return places
+
+
+def anchor_of(phrases: Sequence[Sequence[PrintedWord]], letters: NDArray) -> NDArray | None:
+    """Where the last letter stands of the named phrase that is nearest in height to an answer: a row's label, and not
+    the column's; none if nothing is named.
+
+    Args:
+        phrases: that a question names.
+        letters: of the answer.
+    """
+    ends = [words[-1].centers[-1] for words in phrases if words]
+    return min(ends, key=lambda end: abs(end[1] - letters[0, 1])) if ends else None
 
 
 def asked_turns(shard: Shard, index: int) -> list[Turn]:
     """The generator's questions about a document, with answers of a sane length.
 
-    Where the words inside of the evidence are the answer, the turn says where its letters stand, and always where
-    those of the words do that the question names.
+    Where the words inside of the evidence are the answer, the turn says where its letters stand and which letter of
+    what is named they follow, and always where the letters stand of what the question names.
     """
     words, turns = reading_order(printed_words(shard, index)), []
     for question in shard.questions[index]:
@@ -135,8 +150,11 @@ def asked_turns(shard: Shard, index: int) -> list[Turn]:
         is_printed = bool(found) and " ".join(word.text for word in found) == answer
         letters = letters_of(found) if is_printed else None
         evidence, named = (tuple(map(tuple, question[name])) for name in ("evidence", "named"))
-        spoken = spoken_letters(question["text"], words_in(words, named))
-        turns.append(Turn(question["text"], answer, question["kind"], evidence, letters, named=named, spoken=spoken))
+        kind, text = question["kind"], question["text"]
+        phrases = [words_in(words, [box]) for box in named]
+        before = anchor_of(phrases, letters) if letters is not None else None
+        spoken = spoken_letters(text, [found] if kind in SAYS_EVIDENCE else phrases)
+        turns.append(Turn(text, answer, kind, evidence, letters, before, named, spoken))
     return turns
 
 
@@ -159,7 +177,7 @@ def reading_turns(words: Sequence[PrintedWord], count: int, dice: np.random.Gene
         answer = " ".join(word.text for word in following)
         if len(answer) <= LONGEST_ANSWER and len(turns) < count:
             question, letters = f"Read on from {texts[place]}", letters_of(following)
-            before, spoken = order[place].centers[-1], spoken_letters(question, order[place : place + 1])
+            before, spoken = order[place].centers[-1], spoken_letters(question, [order[place : place + 1]])
             turns.append(Turn(question, answer, "read_on", (), letters, before, spoken=spoken))
     return turns
 

@@ -13,7 +13,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from .optimizers import build_optimizers
 from .workers import share_gradients
 
 
@@ -28,14 +30,15 @@ class Stage:
     Args:
         name: of the stage.
         steps: optimizer steps.
-        rates: learning rate of each part of the model, by a prefix of its parameters' names; the longest prefix holds,
-            and what has none is not trained.
+        rates: learning rates as in `build_optimizers`.
         batch: from the number of a step to its batch.
         loss: from a batch to the loss and what is to be logged of it.
         validate: measures the model; what it returns is logged.
         goal: a measure of `validate` and the value at which the stage ends, its work done.
         warmup: steps of rising rate.
         decay: share of the steps, at the end, of falling rate.
+        muon: matrices learn by Muon.
+        mean: how much of the running mean of the weights a step leaves, which is what the stage ends with; 0 for none.
     """
 
     name: str
@@ -47,35 +50,14 @@ class Stage:
     goal: tuple[str, float] | None = None
     warmup: int = 100
     decay: float = 0.3
+    muon: bool = False
+    mean: float = 0.0
 
     def factor(self, step: int) -> float:
         """Of the learning rate: a linear rise (of short stages, in a tenth of them), a plateau, a linear fall."""
         rising = (step + 1) / max(1, min(self.warmup, self.steps / 10))
         falling = (self.steps - step) / max(1, self.decay * self.steps)
         return min(1.0, rising, max(0.02, falling))
-
-
-def build_optimizer(model: nn.Module, rates: dict[str, float]) -> torch.optim.Optimizer:
-    """AdamW with the rates of a stage; matrices decay, all else does not.
-
-    Args:
-        model: parameters that no prefix names are frozen.
-        rates: as in [`Stage`].
-    """
-    groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        prefixes = [prefix for prefix in rates if name.startswith(prefix)]
-        rate = rates[max(prefixes, key=len)] if prefixes else 0.0
-        parameter.requires_grad_(rate > 0)
-        if rate > 0:
-            groups.setdefault((parameter.ndim > 1, rate), []).append(parameter)
-    return torch.optim.AdamW(
-        [
-            {"params": values, "lr": rate, "peak": rate, "weight_decay": 0.05 if decays else 0.0}
-            for (decays, rate), values in groups.items()
-        ],
-        betas=(0.9, 0.98),
-    )
 
 
 def atomic_save(state: Any, path: Path) -> None:
@@ -146,24 +128,33 @@ class Trainer:
         if "model" in state:
             self.model.load_state_dict(state["model"])
         for number in range(state["stage"], len(self.stages)):
-            resumed = state if number == state["stage"] and "optimizer" in state else None
+            resumed = state if number == state["stage"] and "optimizers" in state else None
             if not self._run_stage(number, resumed, deadline):
                 return False
         return True
 
-    def _save(self, stage: int, step: int, optimizer: torch.optim.Optimizer) -> None:
+    def _save(
+        self, stage: int, step: int, optimizers: list[torch.optim.Optimizer], mean: AveragedModel | None
+    ) -> None:
         if self.rank:
             return
         state = {"stage": stage, "step": step, "model": self.model.state_dict()}
-        atomic_save(state | {"optimizer": optimizer.state_dict()}, self.path)
+        state["optimizers"] = [optimizer.state_dict() for optimizer in optimizers]
+        if mean is not None:
+            state["mean"] = mean.state_dict()
+        atomic_save(state, self.path)
 
     def _run_stage(self, number: int, resumed: dict | None, deadline: float) -> bool:
         stage = self.stages[number]
-        optimizer = build_optimizer(self.model, stage.rates)
+        optimizers = build_optimizers(self.model, stage.rates, stage.muon)
+        mean = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(stage.mean)) if stage.mean else None
         step, signal = 0, 0.0
         if resumed:
             step = resumed["step"]
-            optimizer.load_state_dict(resumed["optimizer"])
+            for optimizer, values in zip(optimizers, resumed["optimizers"], strict=True):
+                optimizer.load_state_dict(values)
+            if mean is not None:
+                mean.load_state_dict(resumed["mean"])
         saved = began = time.monotonic()
         seen: dict[str, list[float]] = {}
         self.model.train()
@@ -173,7 +164,9 @@ class Trainer:
                 batch = to_device(ahead.popleft().result(), self.device)
                 ahead.append(pool.submit(stage.batch, self._number(step + self.readers)))
                 signal += LATE * (time.monotonic() > deadline)
-                metrics, signal = self._step(stage, optimizer, step, batch, signal)
+                metrics, signal = self._step(stage, optimizers, step, batch, signal)
+                if mean is not None:
+                    mean.update_parameters(self.model)
                 late, done = signal % DONE >= LATE, signal >= DONE or step + 1 == stage.steps
                 step, signal = step + 1, 0.0
                 for name, value in metrics.items():
@@ -184,11 +177,13 @@ class Trainer:
                         stage=stage.name, step=step, **means, seconds=(time.monotonic() - began) / len(seen["loss"])
                     )
                     began, seen = time.monotonic(), {}
+                if mean is not None and done:
+                    self.model.load_state_dict(mean.module.state_dict())
                 if self.rank == 0 and (step % self.validate_every == 0 or done):
                     signal = DONE * self._validate(stage, step)
                     began, seen = time.monotonic(), {}
                 if late or done or time.monotonic() - saved > self.save_every:
-                    self._save(number, step, optimizer)
+                    self._save(number, step, optimizers, mean)
                     saved = time.monotonic()
                 if done:
                     break
@@ -199,19 +194,20 @@ class Trainer:
         return True
 
     def _step(
-        self, stage: Stage, optimizer: torch.optim.Optimizer, step: int, batch: dict[str, Tensor], signal: float
+        self, stage: Stage, optimizers: list[torch.optim.Optimizer], step: int, batch: dict[str, Tensor], signal: float
     ) -> tuple[Metrics, float]:
-        """One step of the optimizer; returns what is to be logged of it, and what all processes signal."""
+        """One step of the optimizers; returns what is to be logged of it, and what all processes signal."""
         torch.manual_seed(self._number(step))
         loss, metrics = stage.loss(batch)
         loss.backward()
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         signal = share_gradients(trained, signal)
         norm = torch.nn.utils.clip_grad_norm_(trained, self.clip)
-        for group in optimizer.param_groups:
-            group["lr"] = group["peak"] * stage.factor(step)
-        optimizer.step()
-        optimizer.zero_grad()
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak"] * stage.factor(step)
+            optimizer.step()
+            optimizer.zero_grad()
         return {"loss": loss.item(), "norm": float(norm), **metrics}, signal
 
     def _validate(self, stage: Stage, step: int) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from .answering import Writer
+from .attention import CAUSAL
 from .cache import Drawing, shards
 from .features import Seen, View, glance_view, information_view, places, tower_view
 from .loop import Metrics, Stage
@@ -17,6 +18,7 @@ from .stage_budgets import Exam, Questions, budget_step
 from .stage_listening import Glimpses, Window, listening_step
 from .stage_looking import Glances, looking_step, measure_looking
 from .stage_reading import Alternating, Crops, measure_reading, reading_step
+from .stage_together import Together, together_step
 from .tokenizer import CELL, build_tokenizer
 from .watching import watch
 
@@ -34,6 +36,7 @@ BLOCK = {
     "fovea_threshold": 2e-4,
 }
 BUDGET_SHARES = (1.0, 0.5, 0.25, 0.25, 0.1, 0.1, 0.05)  # drawn from with equal chances
+SMALL_SHARES = (0.25, 0.25, 0.1, 0.1, 0.05)
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class Preset:
         small_print: documents as in the world, at their own size, that relevance learns from besides.
         validation: documents to choose by.
         heldout: documents that are measured at the end alone, with faces, words and layouts that are nowhere else.
-        reading, enlarged, listening, looking, budgets: steps of the stages.
+        reading, enlarged, listening, looking, budgets, together: steps of the stages.
         crops, chats, glances, questions: batch of each process in these stages.
         side: in pixels that pages are seen at: twice their size, so that few letters share a cell.
         rate: learning rate of stage 1; the others follow from it.
@@ -67,6 +70,7 @@ class Preset:
     listening: int
     looking: int
     budgets: int
+    together: int
     crops: int = 8
     chats: int = 16
     glances: int = 16
@@ -105,21 +109,31 @@ PRESETS = {
     "quick": Preset(
         model="small",
         print=(_PLAIN,),
-        pages=_PLAIN,
+        pages=replace(_PLAIN, shards=2),  # what the tower sees of each is computed once, and takes longest
         validation=Drawing("validation", 256, _FORMS, 1, 256, plain=True),
         heldout=Drawing("heldout", 256, _FORMS, 1, 128, plain=True),
         reading=2200,
         enlarged=200,
         listening=200,
         looking=200,
-        budgets=80,
+        budgets=60,
+        together=20,
         chats=8,
         rate=2e-3,
         goal=1.0,
         exam=96,
         validate_every=200,
     ),
-    "cpu": Preset(model="tiny", **_DOCUMENTS, reading=16000, enlarged=2000, listening=2400, looking=1500, budgets=240),
+    "cpu": Preset(
+        model="tiny",
+        **_DOCUMENTS,
+        reading=16000,
+        enlarged=2000,
+        listening=1800,
+        looking=1500,
+        budgets=120,
+        together=800,
+    ),
     "gpu": Preset(
         model="tiny",
         **_DOCUMENTS,
@@ -127,7 +141,8 @@ PRESETS = {
         enlarged=1000,
         listening=2400,
         looking=1500,
-        budgets=1500,
+        budgets=1000,
+        together=500,
         crops=96,
         chats=48,
         glances=48,
@@ -153,7 +168,7 @@ class Reference(nn.Module):
         self.model = build_model(size, self.tokenizer, host, **BLOCK)
         self.reader = Reader(self.model.model.visual)
         quicken(self.model.model.visual)
-        self.model.set_attn_implementation({"text_config": "eager"})  # whose weights can be taught
+        self.model.set_attn_implementation({"text_config": CAUSAL})
 
 
 @dataclass(frozen=True)
@@ -197,9 +212,10 @@ class Plan:
 
     def stages(self) -> list[Stage]:
         """All stages in their order."""
-        # In the end relevance learns from the tower that it will have.
+        # From the tower that they will have, relevance learns once more, and then the language model.
         again = replace(self._looking(), name="looking again", steps=self.preset.looking // 3)
-        return [self._reading(), self._enlarged(), self._listening(), self._looking(), self._budgets(), again]
+        first = [self._reading(), self._enlarged(), self._listening(), self._looking(), self._budgets()]
+        return [*first, again, self._together()]
 
     def exam(self, drawing: Drawing, documents: int | None = None, **options: Any) -> Exam:
         """What the model can do, on some documents or all."""
@@ -327,6 +343,25 @@ class Plan:
             batch=questions,
             loss=partial(budget_step, reference.model),
             validate=partial(self._watched, self.exam(preset.validation, preset.exam)),
+        )
+
+    def _together(self) -> Stage:
+        """The language model learns from whole pages and under budgets at once; all else stands still."""
+        preset, pages, budgets = self.preset, self._listening(), self._budgets()
+        whole = [Window(preset.side // CELL, preset.chats, 1.0)]
+        glimpses = replace(pages.batch, windows=lambda step: whole, seed=5)
+        questions = replace(budgets.batch, shares=SMALL_SHARES, resized=0.2, seed=7)
+        return Stage(
+            name="together",
+            steps=preset.together,
+            rates={f"model.model.language_model.{part}": preset.rate / 3 for part in ("layers", "norm")},
+            batch=Together({"pages": glimpses, "budgets": questions}),
+            loss=partial(together_step, {"pages": pages.loss, "budgets": budgets.loss}),
+            validate=budgets.validate,
+            warmup=30,
+            decay=0.5,
+            muon=True,
+            mean=0.99,
         )
 
     def _watched(self, exam: Exam) -> Metrics:

@@ -28,6 +28,7 @@ def preset():
         listening=4,
         looking=3,
         budgets=2,
+        together=2,
         crops=2,
         chats=2,
         glances=2,

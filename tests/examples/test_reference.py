@@ -13,6 +13,7 @@ from reference.answering import (
     PrintedWord,
     Turn,
     Writer,
+    anchor_of,
     asked_turns,
     distinct_turns,
     exact_answers,
@@ -178,10 +179,32 @@ def test_a_window_says_in_which_cells_letters_are():
 
 def test_a_question_knows_where_the_words_that_it_names_are_printed():
     words = [word("NET", 10, 20, 50.0), word("Total:", 30, 40, 50.0), word("elsewhere", 0, 9, 90.0)]
-    found = spoken_letters("net total of the net?", words)
+    expected = {2: (0, 2), 6: (1, 2), 7: (1, 3), 8: (1, 4)}
+    found = spoken_letters("net total of the net?", [words])
     assert np.isnan(found[[0, 1, 3, 4, 5]]).all() and np.isnan(found[9:]).all()  # what does not yet tell words apart
-    for place, (number, letter) in {2: (0, 2), 6: (1, 2), 7: (1, 3), 8: (1, 4)}.items():
+    for place, (number, letter) in expected.items():
         assert found[place].tolist() == words[number].centers[letter].tolist()
+    phrases = spoken_letters("net total of the net?", [words[1:], words[:1]])  # in whatever order they are named
+    np.testing.assert_array_equal(phrases, found)
+
+
+def test_an_answer_follows_the_phrase_beside_it():
+    column, row = [word("Price", 200, 20, 50.0)], [word("Green", 10, 20, 90.0), word("tea", 40, 20, 91.0)]
+    answer = np.array([(200.0, 92.0), (208.0, 92.0)])
+    assert anchor_of([column, row, []], answer).tolist() == row[1].centers[-1].tolist()
+    assert anchor_of([[]], answer) is None
+
+
+def test_questions_know_the_phrase_that_their_answer_follows(root, preset):
+    (shard,) = shards(preset.pages, root)
+    turns = [turn for index in range(6) for turn in asked_turns(shard, index)]
+    keyed = [turn for turn in turns if turn.kind == "key_value" and turn.letters is not None]
+    assert keyed
+    for turn in keyed:
+        assert any(left <= turn.before[0] <= right for left, _, right, _ in turn.named)
+        assert any(top <= turn.before[1] <= bottom for _, top, _, bottom in turn.named)
+    quoting = [turn for turn in turns if turn.kind == "locate_text"]
+    assert quoting and all(turn.before is None and np.isfinite(turn.spoken).any() for turn in quoting)
 
 
 def test_glimpses_point_at_the_letters_that_are_to_be_written(root, preset):

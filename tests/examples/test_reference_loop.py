@@ -1,0 +1,72 @@
+"""The loop of the reference training: its optimizers, the mean of weights, and batches of several kinds."""
+
+import pytest
+import torch
+from reference.loop import Stage, Trainer
+from reference.optimizers import build_optimizers
+from reference.presets import Plan, Reference
+from reference.stage_together import Together, together_step
+from torch import nn
+
+
+def line():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 1))
+
+
+@pytest.mark.parametrize("muon", [False, True])
+def test_what_has_no_rate_stands_still_and_only_matrices_decay(muon):
+    model = line()
+    optimizers = build_optimizers(model, {"0": 1e-2, "0.bias": 1e-3}, muon)
+    assert [type(optimizer).__name__ for optimizer in optimizers] == ["Muon", "AdamW"][not muon :]
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    found = {id(p): (group["peak"], group["weight_decay"] > 0) for group in groups for p in group["params"]}
+    assert found == {id(model[0].weight): (1e-2, True), id(model[0].bias): (1e-3, False)}
+    assert not model[1].weight.requires_grad and model[0].weight.requires_grad
+
+
+@pytest.mark.parametrize("muon", [False, True])
+def test_a_stage_ends_with_the_mean_of_its_weights(tmp_path, muon):
+    """The mean is kept step by step beside the training, and resumes with it."""
+    values, trace = torch.randn(8, 3), []
+
+    def stage(model):
+        def loss(batch):
+            trace.append(model[0].weight.detach().clone())
+            return model(batch["x"]).square().mean(), {}
+
+        return Stage("line", 4, {"": 0.1}, lambda step: {"x": values}, loss, dict, warmup=1, muon=muon, mean=0.75)
+
+    model = line()
+    trainer = Trainer(model, [stage(model)], tmp_path / "whole", save_every=0)
+    assert trainer.run()
+    whole = model[0].weight.detach().clone()
+    piece = line()
+    pieces = Trainer(piece, [stage(piece)], tmp_path / "pieces", save_every=0)
+    weights = trace[1:4]
+    while not pieces.run(stop_after=0):
+        pass
+    torch.testing.assert_close(piece[0].weight, whole, atol=0, rtol=0)
+    # The first mean is the first step's weights; the last step's are in `whole` alone and follow from it.
+    mean = weights[0]
+    for weight in weights[1:]:
+        mean = 0.75 * mean + 0.25 * weight
+    last = (whole - 0.75 * mean) / 0.25
+    assert (last - weights[-1]).abs().max() > 1e-4  # it has moved
+    assert 0 < (model(values).square().mean() - 0) < line()(values).square().mean()
+    assert (whole - last).abs().max() > 1e-4
+
+
+def test_batches_of_several_kinds_count_each_their_own_loss(root, preset):
+    reference = Reference("micro")
+    stage = Plan(preset, root, reference).stages()[-1]
+    batch = stage.batch(0)
+    total, metrics = stage.loss(batch)
+    assert {name.split(".")[0] for name in batch} == {"pages", "budgets"}
+    assert {"pages.answer", "pages.before", "budgets.answer"} <= metrics.keys()
+    assert set(stage.rates) == {"model.model.language_model.layers", "model.model.language_model.norm"}
+
+    losses = {"a": lambda part: (part["x"].sum(), {"n": 1.0}), "b": lambda part: (2 * part["y"].sum(), {"n": 2.0})}
+    parts = Together({"a": lambda step: {"x": torch.ones(step)}, "b": lambda step: {"y": torch.ones(3)}})
+    total, metrics = together_step(losses, parts(5))
+    assert total.item() == 11.0 and metrics == {"a.n": 1.0, "b.n": 2.0}
