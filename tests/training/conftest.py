@@ -14,6 +14,17 @@ from tests.helpers.tiny_processors import CELL_SIZE, HOSTS, tiny_processor
 
 QUIET: dict[str, Any] = {"report_to": [], "disable_tqdm": True, "use_cpu": True, "save_strategy": "no"}
 BUDGET = 6
+MODEL_INPUTS = {
+    "input_ids",
+    "attention_mask",
+    "mm_token_type_ids",
+    "pixel_values",
+    "image_grid_thw",
+    "image_token_budgets",
+    "image_query_ids",
+    "image_query_mask",
+    "image_information",
+}
 # All that can be learned, in both stages.
 LEARNED: dict[str, dict[str, Any]] = {
     "features": {"stage": "features"},
@@ -72,6 +83,10 @@ def make_rows(host: str, count: int = 4, text_only: tuple[int, ...] = ()) -> lis
             images = {"images": (picture(host, height, width, number),), "evidence": ((box,),)}
         rows.append(Row(id=f"row{number}", question=f"Disc {number}?", answers=(answer,), task="color", **images))
     return rows
+
+
+def batch_of(host: str, rows: list[Row]) -> dict[str, Any]:
+    return ArrCocCollator(shared_processor(host))(rows)
 
 
 def make_arguments(folder: Any, **options: Any) -> ArrCocTrainingArguments:

@@ -11,12 +11,12 @@ from transformers import TrainerCallback
 
 from arrcoc.host_statistics import HostStatistics
 from arrcoc.training import ArrCocTrainer
-from arrcoc.training.components import COMPONENTS, component_of, named_components, plain_name
+from arrcoc.training.components import component_of, named_components
 from arrcoc.training.data import ArrCocBatchSampler, ArrCocCollator, RowDataset
-from arrcoc.training.idle import all_take_part, with_idle_image
-from tests.helpers.tiny_models import tiny_stock_model
 from tests.training.conftest import (
     BUDGET,
+    MODEL_INPUTS,
+    batch_of,
     losses,
     make_arguments,
     make_model,
@@ -26,10 +26,6 @@ from tests.training.conftest import (
     shared_processor,
     weights,
 )
-
-
-def batch_of(host: str, rows: list) -> dict[str, Any]:
-    return ArrCocCollator(shared_processor(host))(rows)
 
 
 @torch.no_grad()
@@ -49,44 +45,6 @@ class Gradients(TrainerCallback):
 
     def on_pre_optimizer_step(self, args, state, control, model, **kwargs):
         self.steps.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
-
-
-class TestComponents:
-    @pytest.mark.parametrize(
-        ("name", "component"),
-        [
-            ("model.arrcoc.scout.blocks.0.weight", "allocator"),
-            ("model.arrcoc.relevance.query.score.weight", "allocator"),
-            ("model.arrcoc.router.score.weight", "allocator"),
-            ("model.arrcoc.compressors.0.experts.weight", "compressor"),
-            ("model.arrcoc.adapter.blocks.0.film.weight", "adapter"),
-            ("base_model.model.model.arrcoc.modules_to_save.default.adapter.blocks.0.film.weight", "adapter"),
-            ("_fsdp_wrapped_module.model.arrcoc._fsdp_wrapped_module.adapter.norm.weight", "adapter"),
-            ("model.visual.merger.linear_fc1.weight", "bridge"),
-            ("model.visual.deepstack_merger_list.1.norm.weight", "bridge"),
-            ("model.visual.blocks.3.attn.qkv.weight", "bridge"),
-            ("model.visual.blocks.1.attn.qkv.weight", "vision"),
-            ("model.visual.patch_embed.proj.weight", "vision"),
-            ("model.language_model.layers.0.mlp.up_proj.weight", "llm"),
-            ("lm_head.weight", "llm"),
-            ("module.base_model.model.model.language_model.layers.0.self_attn.q_proj.lora_A.default.weight", "lora"),
-        ],
-    )
-    def test_by_name(self, name, component):
-        assert component_of(name, vision_depth=4, bridge_vision_blocks=2) == component
-
-    def test_plain_names(self):
-        wrapped = "module.base_model.model.model.arrcoc.modules_to_save.default.adapter.norm.weight"
-        assert plain_name(wrapped) == "model.arrcoc.adapter.norm.weight"
-        assert plain_name("model.visual.merger.norm.weight") == "model.visual.merger.norm.weight"
-
-    def test_every_parameter_has_one(self, host, stage):
-        found = {component for component, _, _ in named_components(make_model(host, stage))}
-        assert found == set(COMPONENTS) - {"lora"}
-
-    def test_a_model_without_arrcoc_is_refused(self, tmp_path):
-        with pytest.raises(ValueError, match="found no model with ARR-COC in a Qwen3VLForConditionalGeneration"):
-            make_trainer(tiny_stock_model("qwen3_vl"), "qwen3_vl", tmp_path)
 
 
 def test_all_parts_learn(host, stage, tmp_path):
@@ -243,7 +201,9 @@ def test_samples_count_the_same_where_asked(tmp_path):
     object.__setattr__(rows[1], "answers", ("many words more than red",))
     batch = batch_of("qwen3_vl", rows)
     model = make_model("qwen3_vl")
-    logits = model(**{name: value for name, value in batch.items() if torch.is_tensor(value) and name in MODEL}).logits
+    logits = model(
+        **{name: value for name, value in batch.items() if torch.is_tensor(value) and name in MODEL_INPUTS}
+    ).logits
     own = [
         nn.functional.cross_entropy(logits[row, :-1], batch["labels"][row, 1:], ignore_index=-100) for row in (0, 1)
     ]
@@ -254,87 +214,6 @@ def test_samples_count_the_same_where_asked(tmp_path):
         found = trainer._answer_loss({"logits": logits}, batch["labels"], items)
         if expected is not None:
             torch.testing.assert_close(found, expected)
-
-
-MODEL = {
-    "input_ids",
-    "attention_mask",
-    "mm_token_type_ids",
-    "pixel_values",
-    "image_grid_thw",
-    "image_token_budgets",
-    "image_query_ids",
-    "image_query_mask",
-    "image_information",
-}
-
-
-class TestIdleImage:
-    def test_nothing_changes_but_who_takes_part(self, host, stage):
-        """Logits of the batch stay as they were, and every parameter gets a gradient."""
-        model = make_model(host, stage).train()
-        rows = make_rows(host, count=2, text_only=(0, 1))
-        batch = batch_of(host, rows)
-        inputs = {name: value for name, value in batch.items() if name in MODEL | {"labels"}}
-        assert not all_take_part(inputs, model.config)
-        idle = with_idle_image(inputs, model.config)
-        assert all_take_part(idle, model.config)
-        attended = inputs["attention_mask"].bool()
-        with torch.no_grad():
-            logits = model(**inputs).logits
-        output = model(**idle)
-        found = output.logits[:2, : attended.shape[1]]
-        torch.testing.assert_close(found[attended], logits[attended], rtol=1e-3, atol=1e-3)
-        torch.testing.assert_close(output.loss, model(**inputs).loss, rtol=1e-4, atol=1e-4)
-        output.loss.backward()
-        assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
-        visual = [p.grad.abs().max() for c, _, p in named_components(model) if c not in ("llm", "lora")]
-        assert max(visual) == 0  # and finite
-
-    def test_beside_native_images(self, host):
-        model = make_model(host, "pixels").eval()
-        batch = ArrCocCollator(shared_processor(host), token_budget=1.0)(make_rows(host, count=2))
-        inputs = {name: value for name, value in batch.items() if name in MODEL | {"labels"}}
-        length = inputs["input_ids"].shape[1]
-        idle = with_idle_image(inputs, model.config)
-        assert idle["image_token_budgets"].tolist() == [16, 20, 4]
-        with torch.no_grad():
-            logits, expected = model(**idle).logits[:2, :length], model(**inputs).logits
-        attended = inputs["attention_mask"].bool()
-        torch.testing.assert_close(logits[attended], expected[attended], rtol=1e-2, atol=1e-2)
-
-    def test_without_budgets(self, host):
-        """Images of a processor without budgets are native, and stay so."""
-        model = make_model(host, "features").eval()
-        inputs = {
-            name: value
-            for name, value in batch_of(host, make_rows(host, count=1)).items()
-            if name in ("attention_mask", "labels", "pixel_values", "image_grid_thw")
-        }
-        tokens = [model.config.image_token_id] * 16
-        inputs["input_ids"] = torch.tensor([[model.config.vision_start_token_id, *tokens, 7, 8]])
-        inputs["mm_token_type_ids"] = (inputs["input_ids"] == model.config.image_token_id).long()
-        inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
-        inputs["labels"] = inputs["input_ids"].masked_fill(inputs["mm_token_type_ids"] == 1, -100)
-        idle = with_idle_image(inputs, model.config)
-        assert idle["image_token_budgets"].tolist() == [16, 4]
-        with torch.no_grad():
-            assert torch.isfinite(model(**idle).loss)
-
-    def test_text_alone_trains(self, host, stage, tmp_path):
-        rows = make_rows(host, count=4, text_only=(0, 1, 2, 3))
-        trainer = make_trainer(make_model(host, stage), host, tmp_path, rows, loss_weights={"alignment": 1.0})
-        trainer.train()
-        assert losses(trainer, "loss/alignment") == [0, 0]
-        assert all(0 < loss < 10 for loss in losses(trainer))
-        assert trainer.last_forward.allocation is None
-
-    def test_mixed_batches_train(self, host, stage, tmp_path):
-        rows = make_rows(host, count=4, text_only=(0, 3))
-        trainer = make_trainer(make_model(host, stage), host, tmp_path, rows, loss_weights={"alignment": 1.0})
-        trainer.train()
-        assert all(0 < loss < 10 for loss in losses(trainer, "loss/answer"))
-        assert all(loss > 0 for loss in losses(trainer, "loss/alignment"))
 
 
 def test_what_monitors_see(host, tmp_path):
@@ -375,7 +254,7 @@ def test_evaluation_measures_by_hand(host, tmp_path):
         batch = batch_of(host, [row])
         answer = batch["labels"][0] != -100
         prompt = batch["input_ids"][:, ~answer]
-        inputs = {name: batch[name] for name in MODEL} | {
+        inputs = {name: batch[name] for name in MODEL_INPUTS} | {
             "input_ids": prompt,
             "attention_mask": torch.ones_like(prompt),
             "mm_token_type_ids": batch["mm_token_type_ids"][:, ~answer],
