@@ -8,6 +8,7 @@ from PIL import Image
 
 from arrcoc.cli.synth import parse_size
 from arrcoc.synthetic import Document, DocumentStream
+from arrcoc.synthetic.fonts import bundled_face
 from arrcoc.training.data.rows import Row, StoredImage
 from arrcoc.training.data.synthetic import synthetic_rows
 
@@ -15,7 +16,8 @@ from .tasks import Task, answer_scores
 
 
 DOCUMENTS = 500
-SYNTAX = "a number of documents, size=PX, kinds=KIND+KIND, split=NAME or clear, with commas between them"
+PLAIN = (bundled_face(),)
+SYNTAX = "a number of documents, size=PX, kinds=KIND+KIND, split=NAME, clear or plain, with commas between them"
 
 
 def read_documents(text: str = "", first: int = 0) -> DocumentStream:
@@ -24,7 +26,8 @@ def read_documents(text: str = "", first: int = 0) -> DocumentStream:
     Args:
         text (`str`): options with commas between them, each of them optional: how many (500), `size=512`,
             `size=512x768` or `size=256-1024` (pixels), `kinds=form+receipt`, `split=heldout` (the default),
-            `validation` or `train`, and `clear` for letters of 16 px at least on clean or scanned pages.
+            `validation` or `train`, `clear` for letters of 16 px at least on clean or scanned pages, and `plain`
+            for print in the face that comes with Pillow alone.
         first (`int`): seed of the first document.
 
     Raises:
@@ -38,6 +41,8 @@ def read_documents(text: str = "", first: int = 0) -> DocumentStream:
             option: dict[str, Any] = {"count": int(part)}
         elif part == "clear":
             option = {"clear": True}
+        elif part == "plain":
+            option = {"faces": PLAIN}
         elif equals and name == "size":
             option = {"size": parse_size(value)}
         elif equals and name == "kinds":
@@ -55,18 +60,18 @@ def read_documents(text: str = "", first: int = 0) -> DocumentStream:
 def documents_text(stream: DocumentStream) -> str | None:
     """What documents of this stream are drawn like, as `read_documents` reads it; seeds and number are not told.
 
-    `None` for typefaces of one's own and for sides in steps, which have no text.
+    `None` for other typefaces of one's own and for sides in steps, which have no text.
     """
     size = stream.size
     parts = [] if stream.kinds is None else [f"kinds={'+'.join(stream.kinds)}"]
-    if stream.faces is not None or (isinstance(size, range) and size.step != 1):
+    if stream.faces not in (None, PLAIN) or (isinstance(size, range) and size.step != 1):
         return None
     if isinstance(size, range):
         parts.append(f"size={size.start}-{size.stop - 1}")
     elif size is not None:
         parts.append(f"size={size}" if isinstance(size, int) else f"size={size[0]}x{size[1]}")
     parts += [] if stream.split == "heldout" else [f"split={stream.split}"]
-    return ",".join([*parts, *(["clear"] if stream.clear else [])])
+    return ",".join([*parts, *["clear"] * stream.clear, *["plain"] * (stream.faces == PLAIN)])
 
 
 @dataclass(frozen=True)

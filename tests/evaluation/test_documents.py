@@ -12,7 +12,8 @@ from arrcoc.cli.evaluate import evaluate
 from arrcoc.cli.report import report
 from arrcoc.evaluation import documents_text, image_key, read_documents, synthetic_task
 from arrcoc.evaluation.records import read_json, read_records
-from arrcoc.synthetic import KINDS, DocumentStream, available_fonts, generate
+from arrcoc.synthetic import KINDS, DocumentStream, generate
+from arrcoc.synthetic.fonts import Face, bundled_face
 
 
 def test_documents_are_named_by_a_text():
@@ -20,13 +21,14 @@ def test_documents_are_named_by_a_text():
     assert read_documents("30,size=512,kinds=form+bar_chart,clear", first=7) == DocumentStream(
         first=7, count=30, kinds=("form", "bar_chart"), size=512, split="heldout", clear=True
     )
+    assert read_documents("4,plain") == DocumentStream(count=4, split="heldout", faces=(bundled_face(),))
     assert read_documents("clear,9") == DocumentStream(count=9, split="heldout", clear=True)
     assert read_documents("split=validation,size=300x400").size == (300, 400)
     assert read_documents("size=256-1024").size == range(256, 1025)
 
 
 @pytest.mark.parametrize(
-    "text", ["", "size=512", "size=300x400", "size=256-1024,split=train", "kinds=form+table,size=512,clear"]
+    "text", ["", "size=512", "size=300x400", "size=256-1024,split=train", "kinds=form+table,size=512,clear,plain"]
 )
 def test_a_stream_is_told_as_it_was_read(text):
     assert documents_text(read_documents(text)) == text
@@ -35,7 +37,7 @@ def test_a_stream_is_told_as_it_was_read(text):
 
 def test_a_stream_without_a_text_has_none():
     assert documents_text(DocumentStream(size=range(256, 513, 32))) is None
-    assert documents_text(DocumentStream(faces=tuple(available_fonts()[:1]))) is None
+    assert documents_text(DocumentStream(faces=(Face("Other", "Other Regular", None),))) is None
 
 
 @pytest.mark.parametrize(
