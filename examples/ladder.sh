@@ -56,7 +56,7 @@ evaluate rungs --model arrcoc-tiny --budgets 64,25,auto:two_mode \
     --policies resize,arrcoc-uniform,arrcoc,arrcoc:float32,arrcoc:adapter,arrcoc:matched,arrcoc:experts \
     --variant "float32:model=$out/float32" --variant "adapter:model=$out/adapter/merged" --variant "matched:model=$out/matched/merged" \
     --variant "experts:model=$out/experts/merged"
-evaluate learned-budget --model "$out/learned/merged" --budgets learned,1.0 --policies arrcoc
+evaluate learned-budget --model "$out/learned/merged" --budgets learned,auto:two_mode,64,25 --policies arrcoc,resize
 policies="arrcoc,arrcoc-lod,arrcoc-tiers,arrcoc-topk,arrcoc-uniform,arrcoc-random"
 evaluate options --model arrcoc-tiny --budgets 64,25 \
     --policies "$policies,arrcoc:no-question,arrcoc:no-information,arrcoc:salience,arrcoc:no-balance,arrcoc:one-block,arrcoc:all-else-shown,arrcoc:more-context,arrcoc:matched-positions,arrcoc:after-the-tower" \
