@@ -9,19 +9,20 @@ from .processing import ArrCocProcessor
 
 
 if TYPE_CHECKING:
+    from .modeling_arrcoc_qwen2_5_vl import ArrCocQwen2_5_VLForConditionalGeneration
     from .modeling_arrcoc_qwen3_vl import ArrCocQwen3VLForConditionalGeneration
 
 
 FOLDER = Path(__file__).parent / "assets"
-NAMES = ("tiny",)
+NAMES = ("tiny", "twin")
 
 
 def reference_folder(name: str = "tiny") -> Path:
     """Folder of a bundled checkpoint, for `from_pretrained`.
 
     Args:
-        name (`str`): `"tiny"`, a Qwen3-VL of under ten million parameters that reads large, clear print; see its
-            README.md.
+        name (`str`): `"tiny"`, a Qwen3-VL of under ten million parameters that reads large, clear print, or `"twin"`,
+            a Qwen2.5-VL of under three million that reads such print in one typeface; see their README.md.
 
     Raises:
         ValueError: if no such checkpoint is bundled.
@@ -31,7 +32,9 @@ def reference_folder(name: str = "tiny") -> Path:
     return FOLDER / f"arrcoc-{name}"
 
 
-def reference(name: str = "tiny", **kwargs: Any) -> tuple["ArrCocQwen3VLForConditionalGeneration", ArrCocProcessor]:
+def reference(
+    name: str = "tiny", **kwargs: Any
+) -> tuple["ArrCocQwen3VLForConditionalGeneration | ArrCocQwen2_5_VLForConditionalGeneration", ArrCocProcessor]:
     """Load a bundled checkpoint and its processor.
 
     ```python

@@ -20,7 +20,7 @@ from packaging.requirements import Requirement
 from PIL import Image
 
 import arrcoc
-from arrcoc.pretrained import reference_folder
+from arrcoc.pretrained import NAMES, reference_folder
 from examples.draw_demo_document import ASSETS, PAGES
 
 
@@ -94,8 +94,9 @@ def test_bundled_pages_are_what_their_script_draws(name, size):
     assert (ASSETS / name).stat().st_size < 300_000
 
 
-def test_bundled_checkpoint_is_small_and_complete():
-    files = {path.name: path.stat().st_size for path in reference_folder().iterdir()}
+@pytest.mark.parametrize("name", NAMES)
+def test_bundled_checkpoint_is_small_and_complete(name):
+    files = {path.name: path.stat().st_size for path in reference_folder(name).iterdir()}
     assert set(files) == {
         "README.md",
         "chat_template.jinja",
@@ -109,17 +110,32 @@ def test_bundled_checkpoint_is_small_and_complete():
     assert files["model.safetensors"] <= 16_000_000
 
 
-def test_bundled_checkpoint_loads_without_remote_code():
-    model, processor = arrcoc.reference("tiny")
-    assert type(model) is arrcoc.ArrCocQwen3VLForConditionalGeneration and model.dtype == torch.bfloat16
+def test_bundled_checkpoints_are_small_together():
+    assert sum((reference_folder(name) / "model.safetensors").stat().st_size for name in NAMES) <= 24_000_000
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("tiny", arrcoc.ArrCocQwen3VLForConditionalGeneration),
+        ("twin", arrcoc.ArrCocQwen2_5_VLForConditionalGeneration),
+    ],
+)
+def test_bundled_checkpoint_loads_without_remote_code(name, kind):
+    model, processor = arrcoc.reference(name)
+    assert type(model) is kind and model.dtype == torch.bfloat16
     assert type(processor) is arrcoc.ArrCocProcessor and processor.tokenizer.padding_side == "left"
-    assert arrcoc.reference("tiny", dtype=torch.float32)[0].dtype == torch.float32
-    with pytest.raises(ValueError, match="one of 'tiny', found 'huge'"):
+    assert arrcoc.reference(name, dtype=torch.float32)[0].dtype == torch.float32
+
+
+def test_a_checkpoint_that_is_not_bundled():
+    with pytest.raises(ValueError, match="one of 'tiny', 'twin', found 'huge'"):
         arrcoc.reference("huge")
 
 
-def test_card_of_the_bundled_checkpoint():
-    card = (reference_folder() / "README.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("name", NAMES)
+def test_card_of_the_bundled_checkpoint(name):
+    card = (reference_folder(name) / "README.md").read_text(encoding="utf-8")
     assert "{{" not in card
     metadata = yaml.safe_load(card.split("---")[1])
     assert metadata["library_name"] == "transformers" and metadata["pipeline_tag"] == "image-text-to-text"
@@ -149,7 +165,10 @@ def test_wheel_works_away_from_the_repository(tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     assert {"arrcoc_arguments.py", "arrcoc_cli.py", "arrcoc/py.typed", "arrcoc/processing/__init__.py"} <= names
-    assert {"arrcoc/assets/demo_document.png", "arrcoc/assets/arrcoc-tiny/model.safetensors"} <= names
+    assert {
+        "arrcoc/assets/demo_document.png",
+        *(f"arrcoc/assets/arrcoc-{name}/model.safetensors" for name in NAMES),
+    } <= names
     assert {name.split("/")[0].split("-")[0] for name in names} == {"arrcoc", "arrcoc_arguments.py", "arrcoc_cli.py"}
 
     site = tmp_path / "site"

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from transformers import BatchFeature, PreTrainedModel
 
 from arrcoc import ArrCocQwen2_5_VLForConditionalGeneration, ArrCocQwen3VLForConditionalGeneration
-from arrcoc.pretrained import reference_folder
+from arrcoc.pretrained import NAMES, reference_folder
 from arrcoc.processing import ArrCocProcessor
 
 
@@ -22,12 +22,13 @@ MODEL_CLASSES: dict[str, type[PreTrainedModel]] = {
     for hosted in (ArrCocQwen3VLForConditionalGeneration, ArrCocQwen2_5_VLForConditionalGeneration)
     for model_type in (hosted.config_class.host_model_type, hosted.config_class.model_type)
 }
-BUNDLED = "arrcoc-tiny"  # name of the checkpoint that comes with the package
+BUNDLED_FOLDERS = {folder.name: folder for folder in map(reference_folder, NAMES)}
+BUNDLED = "arrcoc-tiny"  # the one used where none is named
 WEIGHT_PATTERNS = ("model*.safetensors", "pytorch_model*.bin")
 
 
 def checkpoint_folder(name: str) -> Path:
-    """Folder of a checkpoint: a local folder as it is, the bundled one by its name, `owner/name` fetched from the
+    """Folder of a checkpoint: a local folder as it is, a bundled one by its name, `owner/name` fetched from the
     Hugging Face Hub.
 
     Raises:
@@ -36,8 +37,8 @@ def checkpoint_folder(name: str) -> Path:
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder
-    if name == BUNDLED:
-        return reference_folder()
+    if name in BUNDLED_FOLDERS:
+        return BUNDLED_FOLDERS[name]
     if folder.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or folder.parent.is_dir():
         raise FileNotFoundError(f"no checkpoint folder {name}")
     return Path(snapshot_download(name, ignore_patterns=["*.pt", "*.pth", "*.gguf", "*.onnx", "original/*"]))

@@ -61,7 +61,9 @@ def test_text_output_and_picture(run, wrapped_folder, picture, tmp_path):
 
 
 def test_the_bundled_checkpoint_is_used_when_none_is_named(run, picture):
-    assert checkpoint_folder("arrcoc-tiny") == reference_folder("tiny")
+    assert [checkpoint_folder(f"arrcoc-{name}") for name in ("tiny", "twin")] == [
+        *map(reference_folder, ("tiny", "twin"))
+    ]
     question = ("--image", picture, "--question", "What is the total?", "--max-new-tokens", 4, "--json")
     default, named = (json.loads(run("ask", *more, *question)[1]) for more in ((), ("--model", "arrcoc-tiny")))
     assert default["answer"] == named["answer"] and default["visual_tokens"] == default["native_tokens"] >= 256
