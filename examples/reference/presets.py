@@ -104,43 +104,39 @@ _DOCUMENTS = {
     "heldout": Drawing("heldout", 256, _PAGES, 3, 512, clear=True),
 }
 _PLAIN = Drawing("train", 256, _FORMS, 24, 256, plain=True, clear=True)
+_QUICK = Preset(
+    model="small",
+    print=(replace(_PLAIN, shards=8),),
+    pages=replace(_PLAIN, shards=2),  # what the tower sees of each is computed once, and takes longest
+    validation=replace(_PLAIN, split="validation", shards=1),
+    heldout=replace(_PLAIN, split="heldout", shards=1, documents=128),
+    reading=800,
+    enlarged=80,
+    listening=100,
+    looking=150,
+    budgets=20,
+    together=10,
+    chats=8,
+    rate=2e-3,
+    goal=1.0,
+    exam=96,
+    validate_every=200,
+)
 PRESETS = {
     # Large print of two kinds in one face, so that ten minutes are enough to see it learn.
-    "quick": Preset(
-        model="small",
-        print=(replace(_PLAIN, shards=8),),
-        pages=replace(_PLAIN, shards=2),  # what the tower sees of each is computed once, and takes longest
-        validation=replace(_PLAIN, split="validation", shards=1),
-        heldout=replace(_PLAIN, split="heldout", shards=1, documents=128),
-        reading=800,
-        enlarged=80,
-        listening=100,
-        looking=150,
-        budgets=20,
-        together=10,
-        chats=8,
-        rate=2e-3,
-        goal=1.0,
-        exam=96,
-        validate_every=200,
-    ),
+    "quick": _QUICK,
     # The same print until the small model answers.
-    "plain": Preset(
-        model="small",
+    "plain": replace(
+        _QUICK,
         print=(_PLAIN,),
         pages=replace(_PLAIN, shards=12),
-        validation=replace(_PLAIN, split="validation", shards=1),
-        heldout=replace(_PLAIN, split="heldout", shards=1, documents=128),
         reading=3400,
         enlarged=600,
         listening=3000,
         looking=400,
         budgets=60,
         together=300,
-        chats=8,
-        rate=2e-3,
         goal=0.97,
-        exam=96,
         validate_every=800,
     ),
     "cpu": Preset(
