@@ -119,6 +119,9 @@ class ArrCocConfig(PreTrainedConfig):
             1.0, but for the salience of training-free relevance, which defaults to 0.0.
         relevance_floor (`float`, *optional*, defaults to 0.05):
             Least relevance of a cell, in (0, 1]; the highest is 1.
+        relevance_spread (`float`, *optional*, defaults to 0.0):
+            How far relevance reaches the cells around, in cells along a line of print; across lines a third as far.
+            At a distance of so many cells its weight has fallen to 1/e. 0 leaves it where it is.
         compressor (`str`, *optional*, defaults to `"mean"`):
             How the cells of a leaf become one token. `"mean"`: weighted with their relevance. `"experts"`: that, with
             learned attention and a residual of five experts mixed by the size of the leaf; starts as the mean. In
@@ -159,6 +162,7 @@ class ArrCocConfig(PreTrainedConfig):
     salience_weight: float | int | None = None
     query_weight: float | int = 1.0
     relevance_floor: float | int = 0.05
+    relevance_spread: float | int = 0.0
     relevance: str = "free"
     budget: str = "given"
     budget_fade: float | int = 1.0
@@ -216,6 +220,7 @@ class ArrCocConfig(PreTrainedConfig):
             )
         if not 0 < self.relevance_floor <= 1:
             raise ValueError(f"`relevance_floor` is {self.relevance_floor!r}; allowed are numbers in (0, 1]")
+        _at_least("relevance_spread", self.relevance_spread, 0)
         if not 0 <= self.seed < 2**31:
             raise ValueError(f"`seed` is {self.seed!r}; allowed are integers in [0, 2**31)")
         for name in ("context_share", "fovea_threshold", "relaxation_fade", "budget_fade"):

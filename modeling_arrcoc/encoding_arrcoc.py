@@ -29,7 +29,14 @@ from .outputs import Allocation, ArrCocImageFeatures, change_image_features
 from .pooling import pool_leaves
 from .quadtree import QuadTree, sketch_features, split_gains
 from .relaxation import Relaxation, relaxed_allocation
-from .relevance import attention_scores, balance_maps, cosine_scores, normalize_per_image, salience_map
+from .relevance import (
+    attention_scores,
+    balance_maps,
+    cosine_scores,
+    normalize_per_image,
+    salience_map,
+    spread_relevance,
+)
 from .router import BudgetChoice, TierFade, choose_budgets, learned_budgets
 
 
@@ -355,12 +362,19 @@ class ArrCocImageEncoder(Host):
                 scores = self._query_scores(asked, query_ids, query_mask, image).to(device)
                 maps["query"] = normalize_per_image(scores, image, len(grids))[asked_leaves.cell_to_leaf]  # (cells,)
             if self.arrcoc is None or self.arrcoc.relevance is None:
-                return balance_maps(maps, weights, block.relevance_floor, grids), maps, {}
+                relevance = balance_maps(maps, weights, block.relevance_floor, grids)
+                return self._spread(relevance, grids), maps, {}
             cells = scouted
             if asked is not None and asked_leaves is not None:
                 cells = asked[asked_leaves.cell_to_leaf]  # (cells, dim)
             question = self.get_input_embeddings()(query_ids).to(device)  # (images, tokens, dim)
-        return self.arrcoc.relevance(cells, grids, question, query_mask.to(device), maps)
+        relevance, maps, balance = self.arrcoc.relevance(cells, grids, question, query_mask.to(device), maps)
+        return self._spread(relevance, grids), maps, balance
+
+    def _spread(self, relevance: Tensor, grids: Tensor) -> Tensor:
+        """Relevance of shape `(cells,)` as far as the configuration lets it reach."""
+        reach = self.config.arrcoc_config.relevance_spread
+        return spread_relevance(relevance, grids, reach) if reach else relevance
 
     def _query_scores(self, cells: Tensor, query_ids: Tensor, query_mask: Tensor, image: Tensor) -> Tensor:
         """How much each cell is asked for, of shape `(cells,)`, by the configured parameter-free scorer."""

@@ -8,7 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .layers import from_canvas, to_canvas
 from .quadtree import PackedGrid, packed_grid
+
+
+# Print runs in lines: across them relevance reaches this share of how far it reaches along them.
+ACROSS_LINES = 1 / 3
 
 
 def normalize_per_image(values: Tensor, image: Tensor, images: int) -> Tensor:
@@ -166,3 +171,35 @@ def balance_maps(maps: dict[str, Tensor], weights: dict[str, float], floor: floa
     highest = relevance.new_zeros(len(grids)).scatter_reduce(0, cells.image, relevance, "amax")[cells.image]
     relevance = torch.where(highest > 0, relevance / torch.where(highest > 0, highest, 1), 1)
     return floor + (1 - floor) * relevance
+
+
+def spread_relevance(relevance: Tensor, grids: Tensor, reach: float) -> Tensor:
+    """Let relevance reach the cells around, so that what lies beside the most relevant cells comes next.
+
+    The mean over an image's cells, weighted with `exp(-dx / reach - dy / (reach / 3))` for a distance of `dx` columns
+    and `dy` rows, stretched to a maximum of 1. Which cell is needed is never quite sure, and where one letter is
+    needed the next ones are too; without it, cells of equally little relevance are told apart by nothing.
+
+    Args:
+        relevance (`Tensor` of shape `(cells,)`): positive relevance.
+        grids (`Tensor` of shape `(images, 2)`): rows and columns of each image, in cells.
+        reach (`float`): in cells along a line, positive.
+
+    Returns:
+        `Tensor` of shape `(cells,)` in (0, 1], float32; nowhere below the least of an image with a maximum of 1.
+    """
+    cells = packed_grid(*grids.unbind(1))
+    # In float64, as in `balance_maps`: the size of the canvas depends on the batch, and so does the order of a sum.
+    values = relevance.double()
+    canvas = to_canvas(torch.stack([values, torch.ones_like(values)], 1), cells)  # (images, rows, cols, 2)
+
+    def nearness(count: int, reach: float) -> Tensor:  # (count, count)
+        place = torch.arange(count, dtype=values.dtype, device=values.device)
+        return (-(place[:, None] - place).abs() / reach).exp()
+
+    down, along = nearness(canvas.shape[1], reach * ACROSS_LINES), nearness(canvas.shape[2], reach)
+    reached = torch.einsum("ivxd,xu->ivud", torch.einsum("iyxd,yv->ivxd", canvas, down), along)
+    total, weight = from_canvas(reached, cells).unbind(1)  # (cells,)
+    spread = total / weight
+    highest = spread.new_zeros(len(grids)).scatter_reduce(0, cells.image, spread, "amax")[cells.image]
+    return (spread / highest).float()

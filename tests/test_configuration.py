@@ -30,6 +30,7 @@ REFUSED: dict[str, tuple[list[Any], str]] = {
     "salience_weight": ([-1, nan, inf], "at least 0"),
     "query_weight": ([-1.0, nan, inf], "at least 0"),
     "relevance_floor": ([0, -0.05, 1.01, nan, inf], r"\(0, 1\]"),
+    "relevance_spread": ([-0.1, nan, inf], "at least 0"),
     "relevance": (["trained"], "'free', 'learned'"),
     "budget": (["auto", "free"], "'given', 'learned'"),
     "budget_fade": ([-0.1, 1.1, nan], r"\[0, 1\]"),
@@ -61,6 +62,7 @@ CHANGED: dict[str, Any] = {
     "salience_weight": 2.0,
     "query_weight": 0,
     "relevance_floor": 0.1,
+    "relevance_spread": 1.5,
     "seed": 7,
 }
 

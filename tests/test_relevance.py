@@ -15,6 +15,7 @@ from arrcoc.relevance import (
     normalize_per_image,
     salience_map,
     smooth_map,
+    spread_relevance,
     sum_of_neighbors,
 )
 
@@ -262,3 +263,48 @@ def test_relevance_of_an_image_does_not_depend_on_the_batch() -> None:
     for index in range(len(GRIDS)):
         own = {name: map_[image == index] for name, map_ in maps.items()}
         assert torch.equal(balance_maps(own, weights, 0.05, grids[index : index + 1]), together[image == index])
+
+
+def spread_by_loops(picture: Tensor, reach: float) -> Tensor:
+    """`spread_relevance` of one image, of shape `(rows, cols)`, cell by cell."""
+    rows, cols = picture.shape
+    places = [(y, x) for y in range(rows) for x in range(cols)]
+    means = []
+    for y, x in places:
+        weights = [math.exp(-abs(x - u) / reach - 3 * abs(y - v) / reach) for v, u in places]
+        total = sum(weight * picture[place] for weight, place in zip(weights, places, strict=True))
+        means.append(total / sum(weights))
+    spread = torch.stack(means)
+    return spread / spread.max()
+
+
+@pytest.mark.parametrize("reach", [0.05, 0.7, 1.0, 4.0])
+def test_relevance_spreads_to_the_cells_around(reach: float) -> None:
+    values, grids, image = packed(seed=3)
+    slow, fast = (values.double().sigmoid().requires_grad_() for _ in range(2))
+    parts = slow.split(grids.prod(1).tolist())
+    expected = torch.cat([spread_by_loops(part.view(*grid), reach) for part, grid in zip(parts, GRIDS, strict=True)])
+    found = spread_relevance(fast, grids, reach)
+    torch.testing.assert_close(found, expected.float(), rtol=1e-6, atol=0)
+    weights = torch.linspace(-1, 1, len(values))
+    (found * weights).sum().backward()
+    (expected * weights).sum().backward()
+    assert slow.grad is not None
+    torch.testing.assert_close(fast.grad, slow.grad, rtol=1e-5, atol=1e-7)
+    for index in range(len(GRIDS)):
+        own = found[image == index]
+        assert own.max() == 1 and own.min() >= parts[index].min() / parts[index].max() - 1e-6
+        alone = spread_relevance(fast[image == index], grids[index : index + 1], reach)
+        assert torch.equal(alone, own), "what lies beside an image in the batch has no say"
+
+
+def test_relevance_spreads_further_along_a_line_than_across() -> None:
+    relevance = torch.full((7, 9), 1e-4)
+    relevance[3, 4] = 1.0
+    spread = spread_relevance(relevance.flatten(), torch.tensor([[7, 9]]), 1.0).view(7, 9)
+    assert spread[3, 4] == 1
+    assert spread[3, 4] > spread[3, 5] > spread[3, 6] > spread[2, 4] > spread[2, 5]
+    torch.testing.assert_close(spread, spread.flip(0))
+    torch.testing.assert_close(spread, spread.flip(1))
+    near = spread_relevance(relevance.flatten(), torch.tensor([[7, 9]]), 1e-3).view(7, 9)
+    assert torch.equal(near, relevance), "next to no reach is none"

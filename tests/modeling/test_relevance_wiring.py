@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from arrcoc.relevance import spread_relevance
 from tests.helpers.inputs import random_inputs
 from tests.helpers.tiny_models import tiny_arrcoc_model
 from tests.modeling.naive import without
@@ -107,6 +108,23 @@ def test_the_block_chooses_the_maps(host, model, block, maps):
     assert sorted(chosen.maps) == maps
     assert all(values.min() >= 0 and values.max() <= 1 for values in chosen.maps.values())
     assert not torch.allclose(chosen.relevance, allocation_of(model, inputs).relevance)
+
+
+@pytest.mark.parametrize("relevance", ["free", "learned"])
+@pytest.mark.parametrize("stage", ["features", "pixels"])
+def test_relevance_spreads_as_far_as_the_block_says(host, stage, relevance):
+    block = {"stage": stage, "relevance": relevance, "glance_level": 1}
+    model = tiny_arrcoc_model(host, arrcoc_config=block)
+    far = tiny_arrcoc_model(host, arrcoc_config={**block, "relevance_spread": 1.2})
+    far.load_state_dict(model.state_dict())
+    inputs = random_inputs(host, ROWS, budgets=BUDGETS)
+    narrow, wide = allocation_of(model, inputs), allocation_of(far, inputs)
+    assert torch.equal(wide.relevance, spread_relevance(narrow.relevance, narrow.grids, 1.2))
+    assert not torch.allclose(wide.relevance, narrow.relevance) and wide.budgets.tolist() == BUDGETS
+    assert all(torch.equal(wide.maps[name], values) for name, values in narrow.maps.items())
+    if relevance == "learned":
+        far.train()(**inputs, labels=inputs["input_ids"]).loss.backward()
+        assert far.model.arrcoc.relevance.query.score.weight.grad.abs().max() > 0
 
 
 def test_images_without_question_or_information(host, model):
