@@ -194,7 +194,8 @@ class LearnedRelevance(Float32Module):
 
     where `stretch` divides by an image's maximum. Scores start at zero and balances at 1/2, so that an untrained block
     is the training-free relevance ([`relevance.balance_maps`]) of the maps it is given. What is learned is not
-    smoothed: scorers look around by themselves, and may be as sharp as a single cell.
+    smoothed here: scorers look around by themselves, and may be as sharp as a single cell. How far relevance reaches
+    beyond is for `relevance_spread` to say.
 
     Args:
         dim (`int`): width.
