@@ -186,7 +186,7 @@ def spread_relevance(relevance: Tensor, grids: Tensor, reach: float) -> Tensor:
         reach (`float`): in cells along a line, positive.
 
     Returns:
-        `Tensor` of shape `(cells,)` in (0, 1], float32; nowhere below the least of an image with a maximum of 1.
+        `Tensor` of shape `(cells,)` in (0, 1], float32. Where an image's highest is 1, its least does not become less.
     """
     cells = packed_grid(*grids.unbind(1))
     # In float64, as in `balance_maps`: the size of the canvas depends on the batch, and so does the order of a sum.
