@@ -236,6 +236,9 @@ def add_eval(commands: Any) -> None:
         "may be given several times",
     )
     parser.add_argument("--host", choices=HOSTS, default="qwen3_vl", help="without --model, whose cells (qwen3_vl)")
+    for name, which in (("min", "least"), ("max", "most")):
+        text = f"{which} pixels that pictures are resized to (the checkpoint's)"
+        parser.add_argument(f"--{name}-pixels", type=whole_number(1), metavar="N", help=text)
     add_task_options(parser)
 
 

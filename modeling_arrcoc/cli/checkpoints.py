@@ -10,6 +10,7 @@ from huggingface_hub import snapshot_download
 from PIL import Image
 from safetensors import SafetensorError
 from transformers import BatchFeature, PreTrainedModel
+from transformers.image_utils import SizeDict
 
 from arrcoc import ArrCocQwen2_5_VLForConditionalGeneration, ArrCocQwen3VLForConditionalGeneration
 from arrcoc.pretrained import NAMES, reference_folder
@@ -90,9 +91,30 @@ def load_model(folder: Path, **block: Any) -> PreTrainedModel:
     return model
 
 
-def load_processor(folder: Path, **settings: Any) -> ArrCocProcessor:
-    """Load the processor of a stock or wrapped checkpoint; `settings` replace what it was saved with."""
-    return ArrCocProcessor.from_pretrained(folder, **settings)
+def load_processor(
+    folder: Path, min_pixels: int | None = None, max_pixels: int | None = None, **settings: Any
+) -> ArrCocProcessor:
+    """Load the processor of a stock or wrapped checkpoint.
+
+    Args:
+        folder (`Path`): the checkpoint.
+        min_pixels, max_pixels (`int`, *optional*): least and most pixels that images are resized to before they are
+            cut into cells; what it was saved with if not given.
+        **settings: other settings to replace what it was saved with.
+
+    Raises:
+        ValueError: if the least is more than the most.
+    """
+    processor = ArrCocProcessor.from_pretrained(folder, **settings)
+    if min_pixels is max_pixels is None:
+        return processor
+    size = processor.image_processor.size
+    least = size["shortest_edge"] if min_pixels is None else min_pixels
+    most = size["longest_edge"] if max_pixels is None else max_pixels
+    if least > most:
+        raise ValueError(f"images cannot have at least {least} and at most {most} pixels")
+    processor.image_processor.size = SizeDict(shortest_edge=least, longest_edge=most)
+    return processor
 
 
 def chat_inputs(

@@ -39,6 +39,8 @@ def evaluate(
     as_json: bool = False,
     quiet: bool = False,
     variants: Sequence[tuple[str, Mapping[str, Any]]] = (),
+    min_pixels: int | None = None,
+    max_pixels: int | None = None,
 ) -> None:
     """Answer the questions of some tasks under all policies and budgets, and print a table.
 
@@ -65,6 +67,8 @@ def evaluate(
         quiet (`bool`): print nothing.
         variants (`Sequence`): names of the policies `"arrcoc:NAME"`, each with the options of the block that differ
             from the model's, or from those of another checkpoint, which the option `"model"` names.
+        min_pixels, max_pixels (`int`, *optional*): least and most pixels that pictures are resized to before they are
+            cut into cells; the checkpoint's if not given.
 
     Raises:
         OSError, ValueError: if data or checkpoint cannot be read, or OUT holds a run with other settings.
@@ -74,6 +78,8 @@ def evaluate(
     state = PartialState(cpu=not torch.accelerator.is_available())
     tasks = [read_task(text, metric, instruction, seed).subset(n, seed) for text in data]
     settings: dict[str, Any] = {"format": FORMAT, "model": None, "seed": seed, "batch_size": batch_size}
+    limits = {"min_pixels": min_pixels, "max_pixels": max_pixels}
+    limits = {name: pixels for name, pixels in limits.items() if pixels is not None}
     run: Policies
     without: list[int | None] = [None] * len(tasks)
     if model is None:
@@ -81,6 +87,8 @@ def evaluate(
             raise ValueError(
                 f"found variants {[name for name, _ in variants]} of no model; expected --model with them"
             )
+        if limits:
+            raise ValueError(f"found {limits} for no model's pictures; expected --model with them")
         run = WeightlessPolicies(host, seed)
         found = [evidence_task(task) for task in tasks]
         tasks, without = [task for task, _ in found], [count for _, count in found]
@@ -88,7 +96,7 @@ def evaluate(
     else:
         folder = checkpoint_folder(model)
         network = load_model(folder).to(state.device).eval()
-        processor = load_processor(folder)
+        processor = load_processor(folder, **limits)
         processor.tokenizer.padding_side = "left"  # the answer follows the prompt
         others, varied = load_variants(model, variants)
         run = ModelPolicies(
@@ -104,6 +112,7 @@ def evaluate(
             "block": block_settings(network),
             "dtype": str(network.dtype).removeprefix("torch."),
             "max_new_tokens": max_new_tokens,
+            **limits,
         }
         if varied:
             settings["variants"] = varied

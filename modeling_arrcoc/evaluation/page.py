@@ -30,6 +30,18 @@ img{max-width:100%;height:auto}.item{border-top:1px solid #e3e5e8;padding:1rem 0
 .pair{display:flex;gap:1rem;flex-wrap:wrap}.pair figure{margin:0;flex:1 1 20rem}figcaption,.muted{color:#5f6368}
 """
 PICTURE_SIDE = 480  # pixels
+SETTINGS = (
+    "model",
+    "weights",
+    "block",
+    "dtype",
+    "host",
+    "seed",
+    "batch_size",
+    "max_new_tokens",
+    "min_pixels",
+    "max_pixels",
+)
 
 
 def data_uri(picture: Image.Image | bytes) -> str:
@@ -99,7 +111,7 @@ def markdown_page(summary: Mapping[str, Any], pictures: Mapping[str, Mapping[str
     """
     settings = summary["settings"]
     lines = ["# Results", "", f"Written by `{command}`; no number is typed by hand.", ""]
-    for name in ("model", "weights", "block", "dtype", "host", "seed", "batch_size", "max_new_tokens"):
+    for name in SETTINGS:
         if settings.get(name) not in (None, {}):
             value = Path(settings[name]).name if name == "model" else settings[name]
             lines.append(f"- {name.replace('_', ' ')}: `{value}`")

@@ -93,6 +93,30 @@ def test_records_say_what_the_model_does(whole, loaded, pages):
         assert found["resize"]["coverage"] == {"full_detail": 0.0, "resolution": 0.5}
 
 
+def test_pictures_may_be_enlarged(whole, loaded, checkpoint, pages, tmp_path):
+    """As much as `min_pixels` says, in all policies; the run says so and is no other run's."""
+    _, processor = loaded
+    cell = processor.image_processor.patch_size * processor.image_processor.merge_size
+    folder, limits = tmp_path / "large", {"min_pixels": 144 * cell**2, "max_pixels": 200 * cell**2}
+    evaluate([str(pages)], folder, str(checkpoint), max_new_tokens=3, batch_size=3, quiet=True, **limits, **RUN)
+    for record in read_records(folder):
+        assert 144 <= record["native"] <= 200
+        share = record["tokens"] / record["native"]
+        assert share == 1 if record["budget"] == "1.0" else 0.2 < share <= 0.25
+    assert limits.items() <= read_json(folder / "header.json").items()
+    assert not limits.keys() & read_json(whole / "header.json").keys()
+    with pytest.raises(ValueError, match="other settings"):
+        evaluate([str(pages)], folder, str(checkpoint), max_new_tokens=3, batch_size=3, **RUN)
+
+
+def test_limits_that_cannot_be_are_refused(checkpoint, pages, tmp_path):
+    with pytest.raises(ValueError, match="at least 90000 and at most 10000 pixels"):
+        evaluate([str(pages)], tmp_path / "out", str(checkpoint), min_pixels=90000, max_pixels=10000)
+    with pytest.raises(ValueError, match="expected --model"):
+        evaluate([str(pages)], tmp_path / "out", min_pixels=90000)
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("cut", [1, 17])
 def test_a_torn_run_ends_with_the_same_items(whole, checkpoint, pages, tmp_path, cut):
     folder = tmp_path / "torn"
