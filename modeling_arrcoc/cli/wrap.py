@@ -59,7 +59,8 @@ def wrap(
         model = load_model(folder, **block)
     except StrictDataclassError as error:  # a value of the wrong type
         raise ValueError(str(error)) from None
-    processor = load_processor(folder, **({} if token_budget is None else {"token_budget": token_budget}))
+    own: dict[str, Any] = {} if token_budget is None else {"token_budget": token_budget}
+    processor = load_processor(folder, **own)
 
     with replaced_folder(out) as new:
         model.save_pretrained(new, max_shard_size=largest_shard(folder))
