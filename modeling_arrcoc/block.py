@@ -50,7 +50,12 @@ class ArrCocBlock(nn.Module):
                     vision_config.spatial_merge_size,
                 )
             self.relevance = LearnedRelevance(
-                config.scout_dim, cell_dim, hidden_size, config.map_weights, config.relevance_floor
+                config.scout_dim,
+                cell_dim,
+                hidden_size,
+                config.map_weights,
+                config.relevance_floor,
+                config.scorer_context == "axial",
             )
         if config.budget == "learned":
             is_blind = config.stage == "pixels" and config.cell_encoder == "none"

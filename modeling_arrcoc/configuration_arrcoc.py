@@ -17,6 +17,7 @@ STAGES = ("features", "pixels")
 POSITION_SCALES = ("native", "matched")
 RELEVANCES = ("free", "learned")
 BUDGETS = ("given", "learned")
+SCORER_CONTEXTS = ("local", "axial")
 CELL_ENCODERS = ("glance", "scout", "none")
 QUERY_SCORERS = ("attention", "cosine", "none")
 COMPRESSORS = ("mean", "experts")
@@ -95,6 +96,9 @@ class ArrCocConfig(PreTrainedConfig):
             Width of the scout, of the scorers and of the router; a multiple of 8.
         scout_depth (`int`, *optional*, defaults to 4):
             Convolution blocks of the scout.
+        scorer_context (`str`, *optional*, defaults to `"local"`):
+            How far the scorer of what the question asks for looks from a cell. `"local"`: four cells around.
+            `"axial"`: also along its whole row and column, where a label may stand far from its value.
         relaxation (`str`, *optional*, defaults to `"straight_through"`):
             How the loss reaches learned relevance through the choice of leaves (policy `"lod"`). `"straight_through"`:
             the leaves that inference chooses, with the gradient of fading into coarser levels; splits that were
@@ -169,6 +173,7 @@ class ArrCocConfig(PreTrainedConfig):
     semantic_depth: str = "all"
     scout_dim: int = 192
     scout_depth: int = 4
+    scorer_context: str = "local"
     relaxation: str = "straight_through"
     relaxation_temperature: float | int = 0.5
     relaxation_fade: float | int | None = None
@@ -194,6 +199,7 @@ class ArrCocConfig(PreTrainedConfig):
         _at_least("region_size", self.region_size, 1)
         _choose("relevance", self.relevance, RELEVANCES)
         _choose("budget", self.budget, BUDGETS)
+        _choose("scorer_context", self.scorer_context, SCORER_CONTEXTS)
         _choose("semantic_depth", self.semantic_depth, SEMANTIC_DEPTHS)
         _choose("relaxation", self.relaxation, (*RELAXATIONS, "none"))
         _choose("compressor", self.compressor, COMPRESSORS)

@@ -1,8 +1,8 @@
-"""Layers of the learned parts: how they are initialised, in which precision they stay, and local mixing of nodes.
+"""Layers of the learned parts: how they are initialised, in which precision they stay, and how nodes are mixed.
 
-Values are packed: the nodes of all images one after another, as in `quadtree`. Only convolutions need pictures; they
-are laid out on a canvas that is zero wherever an image has no node, so that what an image gives does not depend on its
-neighbours in the batch.
+Values are packed: the nodes of all images one after another, as in `quadtree`. Only what mixes them needs pictures;
+they are laid out on a canvas that is zero wherever an image has no node, so that what an image gives does not depend
+on its neighbours in the batch.
 """
 
 from collections.abc import Callable
@@ -17,6 +17,8 @@ from .quadtree import PackedGrid
 
 MLP_RATIO = 3
 KERNEL = 5
+# How fast what heads of axial attention see fades with each node before and after; they learn it from there.
+SLOPES = ((1 / 4, 1.0), (1 / 16, 1.0), (1.0, 1 / 4), (1.0, 1 / 16))
 
 
 class Initialized(nn.Module):
@@ -119,3 +121,57 @@ class ConvBlock(nn.Module):
         """Multiplications and additions of a forward pass over `nodes` nodes, without normalisation."""
         weights = (self.depthwise, self.expand, self.contract)
         return 2 * nodes * sum(module.weight.numel() for module in weights)
+
+
+class AxialAttention(Initialized):
+    """Attention of each node to its row and to its column, around a residual connection; starts as the identity.
+
+    A label says what stands beside or below it, however far away. Axial attention is that of Ho et al. ("Axial
+    attention in multidimensional transformers", arXiv 1912.12180). Logits fall linearly with the distance, so that a
+    grid may be larger than any before (ALiBi; Press et al., arXiv 2108.12409), here with slopes that are learned, one
+    for each axis, head and direction.
+
+    Args:
+        dim (`int`): width, a multiple of the number of heads.
+    """
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(dim)
+        self.along, self.across = Linear(dim, 3 * dim), Linear(dim, 3 * dim)
+        self.slopes = nn.Parameter(torch.zeros(2, len(SLOPES), 2))  # of each axis, head, and before and after
+        self.join = ZeroLinear(2 * dim, dim)
+
+    def initialize(self) -> None:
+        init.copy_(self.slopes, torch.tensor([SLOPES, SLOPES]).to(self.slopes))
+
+    def forward(self, values: Tensor, grid: PackedGrid) -> Tensor:
+        """Args: values (`Tensor` of shape `(nodes, dim)`), grid ([`PackedGrid`]): their places."""
+        canvas = to_canvas(self.norm(values), grid)  # (images, rows, cols, dim)
+        along = self._attend(self.along(canvas), grid.cols, self.slopes[0])
+        across = self._attend(self.across(canvas).transpose(1, 2), grid.rows, self.slopes[1]).transpose(1, 2)
+        return values + self.join(from_canvas(torch.cat([along, across], 3), grid))
+
+    def _attend(self, projected: Tensor, counts: Tensor, slopes: Tensor) -> Tensor:
+        """Attention inside of lines of nodes.
+
+        Args:
+            projected (`Tensor` of shape `(images, lines, length, 3 * dim)`): queries, keys and values.
+            counts (`Tensor` of shape `(images,)`): nodes of an image's lines; the rest of them is padding.
+            slopes (`Tensor` of shape `(heads, 2)`): of the nodes before, and of those after.
+        """
+        place = torch.arange(projected.shape[2], device=projected.device)
+        ahead = place - place[:, None]  # (length, length), from the node that looks to the one that is seen
+        before, after = slopes[:, :, None, None].unbind(1)
+        bias = before * ahead.clamp(max=0) - after * ahead.clamp(min=0)  # (heads, length, length)
+        outside = place >= counts[:, None]  # (images, length)
+        bias = bias.masked_fill(outside[:, None, None, None], -torch.inf)  # (images, 1, heads, length, length)
+        heads = projected.unflatten(3, (3, len(slopes), -1)).movedim((3, 4), (0, 3))  # (3, images, lines, heads, ...)
+        query, key, value = heads.unbind(0)  # (images, lines, heads, length, dim / heads)
+        found = F.scaled_dot_product_attention(query, key, value, bias)
+        return found.transpose(2, 3).flatten(3)
+
+    def operations(self, nodes: int) -> int:
+        """Multiplications and additions of a forward pass over a square of `nodes` nodes, without normalisation."""
+        weights = sum(module.weight.numel() for module in (self.along, self.across, self.join))
+        return round(2 * nodes * (weights + 4 * nodes**0.5 * self.norm.weight.numel()))

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import initialization as init
 
-from .layers import ConvBlock, Float32Module, Initialized, Linear, ZeroLinear, from_canvas, to_canvas
+from .layers import AxialAttention, ConvBlock, Float32Module, Initialized, Linear, ZeroLinear, from_canvas, to_canvas
 from .quadtree import PackedGrid, packed_grid
 from .relevance import smooth_map
 
@@ -90,9 +90,13 @@ class ParticipatoryScorer(Initialized):
 
     Each cell attends to the tokens of the question, and to a learned token that stands for none of them; the fusion
     `[c, q, c * q]` of the cell with what it found compares them, and two convolution blocks look around.
+
+    Args:
+        dim (`int`): width.
+        is_axial (`bool`, *optional*): whether cells also look along their rows and columns, before each of the blocks.
     """
 
-    def __init__(self, dim: int):
+    def __init__(self, dim: int, is_axial: bool = False):
         super().__init__()
         self.nothing = nn.Parameter(torch.zeros(dim))
         self.cell_norm, self.token_norm = nn.LayerNorm(dim), nn.LayerNorm(dim)
@@ -101,6 +105,7 @@ class ParticipatoryScorer(Initialized):
         self.asked = nn.Sequential(Linear(dim, dim), nn.GELU(), Linear(dim, dim))
         self.fuse = Linear(3 * dim, dim)
         self.blocks = nn.ModuleList(ConvBlock(dim) for _ in range(2))
+        self.axial = nn.ModuleList(AxialAttention(dim) for _ in self.blocks) if is_axial else None
         self.norm = nn.LayerNorm(dim)
         self.score = ZeroLinear(dim, 1)
 
@@ -142,7 +147,9 @@ class ParticipatoryScorer(Initialized):
         asked = self.asked(image_mean(tokens, token_grid.image, len(grid.rows)))  # (images, dim)
         question = self.attend(cells, grid, tokens, token_grid) + asked[grid.image]  # (cells, dim)
         fused = F.gelu(self.fuse(torch.cat([cells, question, cells * question], 1)))
-        for block in self.blocks:
+        for number, block in enumerate(self.blocks):
+            if self.axial is not None:
+                fused = self.axial[number](fused, grid)
             fused = block(fused, grid)
         return self.score(self.norm(fused))[:, 0]
 
@@ -152,6 +159,8 @@ class ParticipatoryScorer(Initialized):
         per_cell = self.query.weight.numel() + self.found.weight.numel() + self.fuse.weight.numel() + dim
         per_token = self.key.weight.numel() + self.value.weight.numel()
         blocks = sum(block.operations(cells) for block in self.blocks)  # type: ignore[operator]
+        if self.axial is not None:
+            blocks += sum(layer.operations(cells) for layer in self.axial)  # type: ignore[operator]
         return blocks + 2 * (cells * per_cell + (tokens + 1) * per_token + 2 * cells * (tokens + 1) * dim)
 
 
@@ -204,16 +213,25 @@ class LearnedRelevance(Float32Module):
         weights (`dict[str, float]`): weights of the maps `information`, `salience` and `query`; a map of weight 0 has
             no scorer and no say.
         floor (`float`): floor of relevance at the balance 1/2.
+        is_axial (`bool`, *optional*): whether the scorer of what is asked for looks along whole rows and columns.
     """
 
-    def __init__(self, dim: int, cell_dim: int, embedding_dim: int, weights: dict[str, float], floor: float):
+    def __init__(
+        self,
+        dim: int,
+        cell_dim: int,
+        embedding_dim: int,
+        weights: dict[str, float],
+        floor: float,
+        is_axial: bool = False,
+    ):
         super().__init__()
         self.weights, self.floor = dict(weights), floor
         self.cell_norm = nn.LayerNorm(cell_dim)
         self.embed = Linear(cell_dim, dim)
         self.question = QuestionEncoder(embedding_dim, dim)
         self.salience = PerspectivalScorer(dim) if weights["salience"] > 0 else None
-        self.query = ParticipatoryScorer(dim) if weights["query"] > 0 else None
+        self.query = ParticipatoryScorer(dim, is_axial) if weights["query"] > 0 else None
         self.balance = OpponentBalance(dim)
 
     def forward(

@@ -37,6 +37,7 @@ REFUSED: dict[str, tuple[list[Any], str]] = {
     "semantic_depth": (["deep", "3"], "'all', 'relevance', 'learned'"),
     "scout_dim": ([0, -8, 100], "multiples of 8"),
     "scout_depth": ([0], "at least 1"),
+    "scorer_context": (["global"], "'local', 'axial'"),
     "relaxation": (["hard"], "'straight_through'"),
     "relaxation_temperature": ([0, -1.0, nan, inf], "positive"),
     "relaxation_fade": ([-0.1, 1.1, nan], r"\[0, 1\]"),

@@ -8,7 +8,7 @@ _SMALL = {"relevance": "learned", "scout_dim": 32, "scout_depth": 2}
 LEARNED = {
     "features": {**_SMALL, "stage": "features"},
     "scout": {**_SMALL, "stage": "pixels", "cell_encoder": "scout"},
-    "glance": {**_SMALL, "stage": "pixels", "cell_encoder": "glance", "glance_level": 1},
+    "glance": {**_SMALL, "stage": "pixels", "cell_encoder": "glance", "glance_level": 1, "scorer_context": "axial"},
 }
 
 

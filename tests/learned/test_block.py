@@ -5,6 +5,7 @@ import torch
 from transformers import AutoModelForImageTextToText
 
 from arrcoc import ArrCocConfig
+from arrcoc.layers import SLOPES
 from arrcoc.scorers import BALANCES
 from tests.helpers.inputs import native_budgets, random_inputs
 from tests.helpers.tiny_models import (
@@ -48,6 +49,9 @@ def test_a_stock_checkpoint_misses_the_block_alone(host, block, dtype, tmp_path)
     assert relevance.query.fuse.bias.abs().max() == 0
     assert (relevance.query.norm.weight == 1).all()
     assert 0.5 < relevance.query.nothing.std() < 1.5
+    for layer in relevance.query.axial or ():
+        assert layer.join.weight.abs().max() == 0
+        assert torch.equal(layer.slopes, torch.tensor([SLOPES, SLOPES]))
     inputs = random_inputs(host, ROWS, native_budgets(ROWS))
     stock = STOCK_MODELS[host].from_pretrained(tmp_path, dtype=dtype)
     assert torch.equal(outputs(model, inputs).logits, outputs(stock, stock_inputs(inputs)).logits)

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from arrcoc.layers import AxialAttention
 from arrcoc.quadtree import packed_grid
 from arrcoc.relevance import balance_maps
 from arrcoc.scorers import BALANCES, HEADS, LearnedRelevance, token_positions
@@ -18,10 +19,10 @@ GRIDS, LENGTHS = torch.tensor([(3, 4), (1, 1), (5, 2)]), [4, 1, 0]
 CELLS = int(GRIDS.prod(1).sum())
 
 
-def learned(weights=WEIGHTS, floor=0.05, scale=0.3, cell_dim=CELL_DIM, dim=DIM) -> LearnedRelevance:
+def learned(weights=WEIGHTS, floor=0.05, scale=0.3, cell_dim=CELL_DIM, dim=DIM, is_axial=False) -> LearnedRelevance:
     """Random weights, `scale` away from where a block starts."""
     torch.manual_seed(0)
-    module = LearnedRelevance(dim, cell_dim, EMBEDDING_DIM, weights, floor)
+    module = LearnedRelevance(dim, cell_dim, EMBEDDING_DIM, weights, floor, is_axial)
     with torch.no_grad():
         for part in module.modules():
             if hasattr(part, "initialize"):
@@ -38,6 +39,31 @@ def problem(grids=GRIDS, lengths=LENGTHS, seed: int = 0):
     mask = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).long()
     known = {"information": torch.rand(len(cells), generator=generator)}
     return cells, grids, question, mask, known
+
+
+def naive_axial(layer: AxialAttention, picture: torch.Tensor) -> torch.Tensor:
+    """One image `(rows, cols, dim)`: cell by cell, head by head, over its row and its column."""
+    rows, cols, dim = picture.shape
+    width = dim // HEADS
+    normed, out = layer.norm(picture), torch.empty_like(picture)
+
+    def attend(projected, slopes, here):
+        query, found = projected[here, :dim], []
+        keys, values = projected[:, dim : 2 * dim], projected[:, 2 * dim :]
+        for head in range(HEADS):
+            part, logits = slice(head * width, (head + 1) * width), []
+            for place in range(len(projected)):
+                fall = slopes[head, 0] if place < here else slopes[head, 1]
+                logits.append(query[part] @ keys[place, part] / width**0.5 - fall * abs(place - here))
+            found.append(torch.stack(logits).softmax(0) @ values[:, part])
+        return torch.cat(found)
+
+    for y in range(rows):
+        for x in range(cols):
+            along = attend(layer.along(normed[y]), layer.slopes[0], x)
+            across = attend(layer.across(normed[:, x]), layer.slopes[1], y)
+            out[y, x] = picture[y, x] + layer.join(torch.cat([along, across]))
+    return out
 
 
 def naive_relevance(module: LearnedRelevance, cells, grids, question, mask, known):
@@ -75,7 +101,9 @@ def naive_relevance(module: LearnedRelevance, cells, grids, question, mask, know
             found.append(scorer.found(torch.cat(heads)))
         found = torch.stack(found) + scorer.asked(asked)
         fused = F.gelu(scorer.fuse(torch.cat([seen, found, seen * found], 1))).view(rows, cols, DIM)
-        for block in scorer.blocks:
+        for number, block in enumerate(scorer.blocks):
+            if scorer.axial is not None:
+                fused = naive_axial(scorer.axial[number], fused)
             fused = naive_block(block, fused)
         query = scorer.score(scorer.norm(fused)).flatten()
 
@@ -93,8 +121,9 @@ def naive_relevance(module: LearnedRelevance, cells, grids, question, mask, know
     return torch.cat(results), {name: torch.cat(values) for name, values in maps.items()}, torch.stack(balances)
 
 
-def test_against_the_reference_in_values_and_gradients():
-    module, inputs = learned(), problem()
+@pytest.mark.parametrize("is_axial", [False, True])
+def test_against_the_reference_in_values_and_gradients(is_axial):
+    module, inputs = learned(is_axial=is_axial), problem()
     relevance, maps, balance = module(*inputs)
     expected, expected_maps, expected_balance = naive_relevance(module, *inputs)
     torch.testing.assert_close(relevance, expected)
@@ -110,8 +139,9 @@ def test_against_the_reference_in_values_and_gradients():
         assert found_gradient.abs().max() > 0
 
 
-def test_padding_and_other_images_have_no_say():
-    module = learned()
+@pytest.mark.parametrize("is_axial", [False, True])
+def test_padding_and_other_images_have_no_say(is_axial):
+    module = learned(is_axial=is_axial)
     cells, grids, question, mask, known = problem()
     relevance, maps, balance = module(cells, grids, question, mask, known)
     noise = torch.randn(len(grids), 3, EMBEDDING_DIM)
@@ -126,6 +156,28 @@ def test_padding_and_other_images_have_no_say():
         torch.testing.assert_close(alone[0], relevance[here])
         assert all(torch.allclose(alone[1][name], values[here]) for name, values in maps.items())
         assert all(torch.allclose(alone[2][name], values[one]) for name, values in balance.items())
+
+
+def test_axial_attention_changes_nothing_until_it_is_trained():
+    plain, axial = learned(scale=0.0), learned(scale=0.0, is_axial=True)
+    with torch.no_grad():
+        for module in (plain.query, axial.query):  # scores start at zero, whatever leads to them
+            module.score.weight.fill_(0.3)
+    assert not axial.load_state_dict(plain.state_dict(), strict=False).unexpected_keys
+    assert torch.equal(axial(*problem())[0], plain(*problem())[0])
+
+
+def test_a_cell_learns_from_a_label_far_away_in_its_row_or_column():
+    """Which convolutions of nine cells in all do not reach."""
+    grids = torch.tensor([(1, 12), (12, 1)])
+    cells, _, question, mask, _ = problem(grids, [3, 3])
+    other = cells.clone()
+    other[[0, 12]] *= -1  # the first cell of each
+    for is_axial in (False, True):
+        module = learned(is_axial=is_axial)
+        moved = module(cells, grids, question, mask)[1]["query"] - module(other, grids, question, mask)[1]["query"]
+        assert moved.view(2, 12)[:, 0].abs().min() > 1e-3
+        assert (moved.view(2, 12)[:, -1].abs().min() > 1e-4) == is_axial
 
 
 def test_the_order_of_words_matters():
@@ -180,8 +232,9 @@ def test_bounds(scale, floor, seed):
 
 @pytest.mark.parametrize("value", [0.0, 1.0, -1e4, 1e6])
 @pytest.mark.parametrize("tokens", [0, 1, 500])
-def test_no_nan_for_flat_pictures_and_any_question(value, tokens):
-    module, grids = learned(), torch.tensor([(4, 6), (1, 1)])
+@pytest.mark.parametrize("is_axial", [False, True])
+def test_no_nan_for_flat_pictures_and_any_question(value, tokens, is_axial):
+    module, grids = learned(is_axial=is_axial), torch.tensor([(4, 6), (1, 1)])
     cells = torch.full((25, CELL_DIM), value, requires_grad=True)
     question, mask = torch.randn(2, tokens, EMBEDDING_DIM), torch.ones(2, tokens)
     for information in (torch.zeros(25), torch.ones(25)):

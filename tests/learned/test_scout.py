@@ -169,9 +169,10 @@ def test_operations_are_a_small_share_of_the_towers(cells):
     assert price < 0.01 * tower_operations(4 * cells, depth=27, hidden=1152, intermediate=4304)
 
 
-def test_operations_are_those_that_are_executed():
+@pytest.mark.parametrize("is_axial", [False, True])
+def test_operations_are_those_that_are_executed(is_axial):
     scout, grids = small_scout(), torch.tensor([(6, 7)])
-    relevance = LearnedRelevance(DIM, DIM, 24, {"information": 1.0, "salience": 1.0, "query": 1.0}, 0.05)
+    relevance = LearnedRelevance(DIM, DIM, 24, {"information": 1.0, "salience": 1.0, "query": 1.0}, 0.05, is_axial)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         scout(random_patches(grids), grids)
     assert counter.get_total_flops() == scout.operations(42)

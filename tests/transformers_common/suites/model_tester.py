@@ -27,6 +27,7 @@ LEARNED_BLOCK = {
     "cell_encoder": "scout",
     "scout_dim": 16,
     "scout_depth": 2,
+    "scorer_context": "axial",
     "compressor": "experts",
     "compressor_dim": 16,
     "adapter": "quality",
