@@ -8,10 +8,10 @@
 The tower learns to read (every visual token says which characters stand in its cell), last at the size of the pages,
 then the language model to find words and to copy them, in small windows and then on whole pages, and the ARR-COC
 block, from evidence, where to look; then tower and language model answer with 5 to 100 % of the tokens. With the tower
-as it is then the block looks once more, and last the language model learns from whole pages and under budgets at once;
-it ends as the running mean of its weights. The same command resumes where it was stopped, at any time. `--out` gets
-`state.pt`, `log.jsonl`, and in the end `checkpoint`, for `from_pretrained`, and `results.json`: exact answers on
-documents whose words, typefaces and layouts were nowhere in the training.
+as it is then the block looks once more, and last the language model learns from whole pages, now of two sizes, and
+under budgets at once; it ends as the running mean of its weights. The same command resumes where it was stopped, at
+any time. `--out` gets `state.pt`, `log.jsonl`, and in the end `checkpoint`, for `from_pretrained`, and `results.json`:
+exact answers on documents whose words, typefaces and layouts were nowhere in the training.
 """
 
 import argparse
@@ -60,7 +60,8 @@ def main() -> None:
     if not on_gpu:
         torch.set_num_threads(1)
     root = options.documents or options.out / "documents"
-    drawing = [preset.validation, preset.pages, *preset.print, *preset.small_print, preset.heldout]
+    pages = [preset.pages, *preset.large_pages]
+    drawing = [preset.validation, *pages, *preset.print, *preset.small_print, preset.heldout]
     drawers = start_drawing(drawing, root, max(2, (os.cpu_count() or 1) - 2)) if worker[0] == 0 else []
 
     torch.manual_seed(0)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain, cycle
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ GLANCE = 1  # at a quarter of the native tokens the print is still read
 BLOCK = {
     "policy": "foveated",
     "relevance": "learned",
+    "scorer_context": "axial",
     "cell_encoder": "glance",
     "glance_level": GLANCE,
     "query_scorer": "none",
@@ -47,6 +49,7 @@ class Preset:
         model: size, one of `model.SIZES`.
         print: documents to read in stage 1, cut into squares of the size of `pages`.
         pages: documents to answer about, seen whole.
+        large_pages: larger ones of the same print, seen as large.
         small_print: documents as in the world, at their own size, that relevance learns from besides.
         validation: documents to choose by.
         heldout: documents that are measured at the end alone, with faces, words and layouts that are nowhere else.
@@ -76,12 +79,21 @@ class Preset:
     glances: int = 16
     questions: int = 16
     small_print: tuple[Drawing, ...] = ()
+    large_pages: tuple[Drawing, ...] = ()
     side: int = 512
     rate: float = 1.2e-3
     goal: float = 0.95
     workers: int = 2
     exam: int = 192
     validate_every: int = 400
+
+    def side_of(self, drawing: Drawing) -> int:
+        """Side in pixels that documents are seen at whose print is that of the pages."""
+        return self.side * drawing.size // self.pages.size
+
+    def batch_of(self, size: int, side: int) -> int:
+        """Documents of a side whose cells are about as many as those of `size` pages."""
+        return max(1, size * self.side**2 // side**2)
 
     def pages_print(self) -> list[tuple[Drawing, float]]:
         """Documents of the kinds that are asked about, and the share of each drawing."""
@@ -99,6 +111,7 @@ _DOCUMENTS = {
         Drawing("train", 512, _PAGES, 24, 256, clear=True),
     ),
     "pages": Drawing("train", 256, _PAGES, 24, 512, clear=True),
+    "large_pages": (Drawing("train", 384, _PAGES, 12, 512, clear=True),),
     "small_print": (Drawing("train", 512, None, 8, 256), Drawing("train", 1024, _PAGES, 20, 64)),
     "validation": Drawing("validation", 256, _PAGES, 1, 512, clear=True),
     "heldout": Drawing("heldout", 256, _PAGES, 3, 512, clear=True),
@@ -315,22 +328,23 @@ class Plan:
         )
 
     def _looking(self) -> Stage:
-        """Where to look: every other batch is of clear pages, the rest are of all that is printed smaller."""
+        """Where to look: every other batch is of clear pages of both sizes, the rest of what is printed smaller."""
         preset, model = self.preset, self.reference.model
 
         def glances(drawing: Drawing, side: int) -> Glances:
             tower = model.model.visual
             glance = self._seen(drawing, glance_view(tower, GLANCE), "glance", tower, side)
             information = self._seen(drawing, information_view, "information", side=side)
-            return Glances(self.writer, glance, information, max(1, preset.glances * preset.side**2 // side**2))
+            return Glances(self.writer, glance, information, preset.batch_of(preset.glances, side))
 
-        clear = glances(preset.pages, preset.side)
+        clear = [glances(drawing, preset.side_of(drawing)) for drawing in (preset.pages, *preset.large_pages)]
         small = [glances(drawing, drawing.size) for drawing in preset.small_print]
+        kinds = zip(cycle(clear), small or clear, strict=False)
         return Stage(
             name="looking",
             steps=preset.looking,
             rates={"model.model.arrcoc.relevance": preset.rate},
-            batch=Alternating(tuple(batch for other in small for batch in (clear, other)) or (clear,)),
+            batch=Alternating(tuple(chain(*kinds))),
             loss=partial(looking_step, model),
             validate=partial(measure_looking, model, glances(preset.validation, preset.side)),
         )
@@ -361,16 +375,33 @@ class Plan:
         )
 
     def _together(self) -> Stage:
-        """The language model learns from whole pages and under budgets at once; all else stands still."""
+        """The language model learns from whole pages and under budgets at once, all else stands still; two of three
+        batches are of large pages."""
         preset, pages, budgets = self.preset, self._listening(), self._budgets()
-        whole = [Window(preset.side // CELL, preset.chats, 1.0)]
-        glimpses = replace(pages.batch, windows=lambda step: whole, seed=5)
-        questions = replace(budgets.batch, shares=SMALL_SHARES, resized=0.2, seed=7)
+        tower = self.reference.model.model.visual
+
+        def batches(drawing: Drawing) -> Together:
+            side = preset.side_of(drawing)
+            whole = [Window(side // CELL, preset.batch_of(preset.chats, side), 1.0)]
+            seen = self._seen(drawing, tower_view(tower), "tower", tower, side)
+            glimpses = replace(pages.batch, pages=seen, windows=lambda step: whole, seed=5)
+            questions = replace(
+                budgets.batch,
+                places=seen.places,
+                side=side,
+                size=preset.batch_of(preset.questions, side),
+                shares=SMALL_SHARES,
+                resized=0.2,
+                seed=7,
+            )
+            return Together({"pages": glimpses, "budgets": questions})
+
+        large = [batches(drawing) for drawing in preset.large_pages]
         return Stage(
             name="together",
             steps=preset.together,
             rates={f"model.model.language_model.{part}": preset.rate / 3 for part in ("layers", "norm")},
-            batch=Together({"pages": glimpses, "budgets": questions}),
+            batch=Alternating((batches(preset.pages), *large, *large), together=preset.workers),
             loss=partial(together_step, {"pages": pages.loss, "budgets": budgets.loss}),
             validate=budgets.validate,
             warmup=30,

@@ -71,12 +71,14 @@ class Alternating:
 
     Args:
         parts: from the number of a step to a batch.
+        together: batches in a row of one kind: those of processes that wait for each other.
     """
 
     parts: tuple[Callable[[int], dict[str, Tensor]], ...]
+    together: int = 1
 
     def __call__(self, step: int) -> dict[str, Tensor]:
-        return self.parts[step % len(self.parts)](step)
+        return self.parts[step // self.together % len(self.parts)](step)
 
 
 def _joined(parts: list[NDArray]) -> Tensor:

@@ -39,6 +39,22 @@ def test_relevance_learns_from_small_print_besides(root, preset):
     assert len(second["wanted"]) == 1024 * len(second["document"]) and second["evidence"].max() > 0.5
 
 
+def test_large_pages_are_seen_as_large(root, preset):
+    """The same print in the same size: relevance and language model learn from more cells in fewer pages."""
+    large = Drawing("train", 384, ("form",), 1, 2, plain=True, clear=True)
+    draw([large], root)
+    options = {"glances": 4, "chats": 4, "questions": 4, "workers": 2, "large_pages": (large,)}
+    stages = Plan(replace(preset, **options), root, Reference("micro")).stages()
+    looked = [stages[3].batch(number)["information"].shape for number in range(4)]
+    assert looked == [(4, 256), (4, 256), (1, 576), (1, 576)]
+    # Two processes are at a step together, which should be of one size.
+    whole = [stages[-1].batch(number) for number in range(6)]
+    assert [len(batch["pages.grids"]) for batch in whole] == [4, 4, 1, 1, 1, 1]
+    assert [batch["pages.grids"][0].tolist() for batch in whole[1:3]] == [[1, 32, 32], [1, 48, 48]]
+    assert {len(batch["budgets.image_grid_thw"]) for batch in whole[2:]} == {1}
+    assert {int(batch["budgets.image_information"].numel()) for batch in whole[2:]} & {576}
+
+
 def test_looking_again_is_of_the_tower_as_it_is_then(root, preset):
     """A stage that looks keeps the features of its first batch; the last one must not have those of the one before."""
     reference = Reference("micro")
