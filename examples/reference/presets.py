@@ -16,7 +16,7 @@ from .loop import Metrics, Stage
 from .model import build_model, quicken, takes_parts
 from .reading import Reader
 from .stage_budgets import Exam, Questions, budget_step
-from .stage_listening import Glimpses, Window, listening_step
+from .stage_listening import Glimpses, Widening, Window, listening_step
 from .stage_looking import Glances, looking_step, measure_looking
 from .stage_reading import Alternating, Crops, measure_reading, reading_step
 from .stage_together import Together, together_step
@@ -197,27 +197,6 @@ class Reference(nn.Module):
         self.reader = Reader(self.model.model.visual)
         quicken(self.model.model.visual)
         self.model.set_attn_implementation({"text_config": CAUSAL})
-
-
-@dataclass(frozen=True)
-class Widening:
-    """Windows that grow to whole pages.
-
-    Args:
-        rows: of a page, in cells.
-        size: pages of a batch of whole pages.
-        steps: of the stage.
-    """
-
-    rows: int
-    size: int
-    steps: int
-
-    def __call__(self, step: int) -> list[Window]:
-        done = step / self.steps
-        little, half = Window(self.rows * 3 // 8, 3 * self.size, 1.0), Window(self.rows // 2, 2 * self.size, 1.0)
-        page = Window(self.rows, self.size, 1.0 if done < 0.5 else 6.0)
-        return [little, half] if done < 0.25 else [half, page]
 
 
 @dataclass

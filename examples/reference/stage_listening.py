@@ -55,6 +55,27 @@ class Window:
     share: float
 
 
+@dataclass(frozen=True)
+class Widening:
+    """Windows that grow to whole pages.
+
+    Args:
+        rows: of a page, in cells.
+        size: pages of a batch of whole pages.
+        steps: of the stage.
+    """
+
+    rows: int
+    size: int
+    steps: int
+
+    def __call__(self, step: int) -> list[Window]:
+        done = step / self.steps
+        little, half = Window(self.rows * 3 // 8, 3 * self.size, 1.0), Window(self.rows // 2, 2 * self.size, 1.0)
+        page = Window(self.rows, self.size, 1.0 if done < 0.5 else 6.0)
+        return [little, half] if done < 0.25 else [half, page]
+
+
 def looked_at(turn: Turn, zoom: float, left: int, top: int, cells: int) -> tuple[NDArray, NDArray, NDArray]:
     """Cells of a window: of the printed characters of a question, and of its answer the letter before each character
     and the character itself.
