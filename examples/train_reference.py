@@ -35,9 +35,12 @@ MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(2**33), "MALLOC_TRIM_THRESHOLD_": str(2*
 
 
 def save_checkpoint(reference: Reference, folder: Path, side: int) -> None:
-    """Write model and processor, for `from_pretrained`; the processor enlarges pages to `side` pixels."""
+    """Write model and processor, for `from_pretrained`; the processor enlarges pages to `side` pixels.
+
+    All weights of the file are in bfloat16, also those that a model computes with in float32 once they are loaded.
+    """
     model = copy.deepcopy(reference.model).to("cpu", torch.bfloat16)
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, state_dict={name: w.to(torch.bfloat16) for name, w in model.state_dict().items()})
     build_processor(least_cells=(side // CELL) ** 2).save_pretrained(folder)
 
 

@@ -33,8 +33,10 @@ BLOCK = {
     "glance_level": GLANCE,
     "query_scorer": "none",
     "salience_weight": 0,
-    "query_weight": 10.0,  # what is asked for decides; chosen on validation pages, as are floor and threshold
+    "query_weight": 10.0,  # what is asked for decides; chosen on validation pages, as is all below
     "relevance_floor": 2e-4,
+    "relevance_spread": 0.35,
+    "context_share": 0.0,  # one token at least for all that is not shown
     "fovea_threshold": 2e-4,
 }
 BUDGET_SHARES = (1.0, 0.5, 0.25, 0.25, 0.1, 0.1, 0.05)  # drawn from with equal chances

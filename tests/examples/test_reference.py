@@ -30,6 +30,7 @@ from reference.stage_budgets import Questions
 from reference.stage_listening import UNKNOWN, Glimpses, Window, looked_at, looking_loss
 from reference.tokenizer import ROLES, SPECIAL_TOKENS, build_processor, build_tokenizer
 from reference.watching import watch
+from safetensors.torch import load_file
 
 from arrcoc.synthetic import bundled_face, generate
 
@@ -330,6 +331,9 @@ def test_training_resumes_exactly_and_ends_in_a_checkpoint(root, preset, tmp_pat
     model = model_class.from_pretrained(tmp_path / "checkpoint")
     stock = {"qwen3_vl": "Qwen3VLVisionPatchEmbed", "qwen2_5_vl": "Qwen2_5_VisionPatchEmbed"}[host]
     assert type(model.model.visual.patch_embed).__name__ == stock
+    weights = load_file(tmp_path / "checkpoint" / "model.safetensors")
+    assert {weight.dtype for weight in weights.values()} == {torch.bfloat16}
+    assert {weight.dtype for weight in model.model.arrcoc.relevance.parameters()} == {torch.float32}
     saved = straight.model.model.visual.patch_embed.proj.weight
     torch.testing.assert_close(model.model.visual.patch_embed.proj.weight.float(), saved, atol=1e-2, rtol=1e-2)
 
