@@ -158,13 +158,14 @@ def tower_operations(patches: int, depth: int, hidden: int, intermediate: int) -
     return depth * (2 * patches * weights + 2 * 2 * patches**2 * hidden)
 
 
+@pytest.mark.parametrize("is_axial", [False, True])
 @pytest.mark.parametrize("cells", [256, 2400])
-def test_operations_are_a_small_share_of_the_towers(cells):
+def test_operations_are_a_small_share_of_the_towers(cells, is_axial):
     """Scout and learned relevance at their default size beside the tower of Qwen3-VL-8B (27 x 1152 x 4304)."""
     weights = {"information": 1.0, "salience": 1.0, "query": 1.0}
     with torch.device("meta"):
         scout = Scout(192, 4, channels=3, frames=2, patch_size=16, merge_size=2)
-        relevance = LearnedRelevance(192, 192, 4096, weights, 0.05)
+        relevance = LearnedRelevance(192, 192, 4096, weights, 0.05, is_axial)
     price = scout.operations(cells) + relevance.operations(cells, tokens=64)
     assert price < 0.01 * tower_operations(4 * cells, depth=27, hidden=1152, intermediate=4304)
 
