@@ -26,7 +26,7 @@ def load(name):
 
 @pytest.mark.parametrize(
     ("page", "name"),
-    [(page, "tiny") for page in ("results.md", "looking.md", "rungs.md", "options.md", "robustness.md")]
+    [(f"{page}.md", "tiny") for page in ("results", "results_large", "looking", "rungs", "options", "robustness")]
     + [("twin.md", "twin")],
 )
 def test_results_are_of_the_bundled_weights(page, name):
