@@ -4,6 +4,7 @@
     python examples/train_reference.py --preset cpu --out runs/cpu      # two cores, six hours
     python examples/train_reference.py --preset gpu --out runs/gpu --minutes 9  # one large GPU, three times
     python examples/train_reference.py --preset plain --host qwen2_5_vl --out runs/twin  # the other host, two hours
+    python examples/train_reference.py --start arrcoc-tiny --stages together --out runs/further  # go on from weights
 
 The tower learns to read (every visual token says which characters stand in its cell), last at the size of the pages,
 then the language model to find words and to copy them, in small windows and then on whole pages, and the ARR-COC
@@ -26,8 +27,11 @@ from reference import workers
 from reference.cache import start_drawing
 from reference.loop import Trainer
 from reference.model import HOSTS
-from reference.presets import PRESETS, Plan, Reference
+from reference.plan import Plan, Reference
+from reference.presets import PRESETS
 from reference.tokenizer import CELL, build_processor
+
+from arrcoc.cli.checkpoints import checkpoint_folder, load_model
 
 
 # Freed memory stays with the process: handing it back costs page faults, half the time of a step.
@@ -44,11 +48,29 @@ def save_checkpoint(reference: Reference, folder: Path, side: int) -> None:
     build_processor(least_cells=(side // CELL) ** 2).save_pretrained(folder)
 
 
+def load_checkpoint(reference: Reference, name: str) -> None:
+    """Take a checkpoint's weights; what it does not hold, the reader, stays as it is.
+
+    Args:
+        reference: of the checkpoint's host and size, with the same parts in its block.
+        name: folder of the checkpoint, or a bundled one's name.
+
+    Raises:
+        ValueError: if the checkpoint has other weights.
+    """
+    try:
+        reference.model.load_state_dict(load_model(checkpoint_folder(name)).state_dict())
+    except RuntimeError as error:
+        raise ValueError(f"{name} has other weights than the preset's model: {error}") from None
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of the state, the log and the checkpoint")
     parser.add_argument("--preset", choices=PRESETS, default="cpu")
     parser.add_argument("--host", choices=HOSTS, default="qwen3_vl", help="architecture of the model")
+    parser.add_argument("--start", help="checkpoint to go on from, a folder or a bundled one's name")
+    parser.add_argument("--stages", nargs="+", help="of the preset, in its order; all by default")
     parser.add_argument("--documents", type=Path, help="folder of drawn documents; OUT/documents by default")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop then; the same command resumes")
     parser.add_argument("--workers", type=int, help="processes of one thread each; as in the preset by default")
@@ -69,10 +91,12 @@ def main() -> None:
 
     torch.manual_seed(0)
     reference = Reference(preset.model, options.host).to("cuda" if on_gpu else "cpu")
+    if options.start is not None:
+        load_checkpoint(reference, options.start)
     plan = Plan(preset, root, reference)
     trainer = Trainer(
         reference,
-        plan.stages(),
+        plan.stages(options.stages, has_reader=options.start is None),
         options.out,
         validate_every=preset.validate_every,
         worker=worker,

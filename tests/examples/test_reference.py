@@ -25,7 +25,7 @@ from reference.features import Seen, enlarged, places, tower_view
 from reference.loop import Trainer
 from reference.model import HOSTS
 from reference.pictures import Cut, patches
-from reference.presets import Plan, Reference
+from reference.plan import Plan, Reference
 from reference.stage_budgets import Questions
 from reference.stage_listening import UNKNOWN, Glimpses, Window, looked_at, looking_loss
 from reference.tokenizer import ROLES, SPECIAL_TOKENS, build_processor, build_tokenizer

@@ -8,7 +8,7 @@ from reference.answering import Turn, asked_turns
 from reference.cache import Drawing, draw, shards
 from reference.features import Seen, glance_view, information_view, places
 from reference.model import HOSTS
-from reference.presets import Plan, Reference
+from reference.plan import Plan, Reference
 from reference.stage_budgets import Questions, answer_at_budget
 from reference.stage_looking import ENOUGH, NAMED, Glances, looking_step, wanted_cells
 

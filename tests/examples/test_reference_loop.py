@@ -4,7 +4,7 @@ import pytest
 import torch
 from reference.loop import Stage, Trainer
 from reference.optimizers import build_optimizers
-from reference.presets import Plan, Reference
+from reference.plan import Plan, Reference
 from reference.stage_together import Together, together_step
 from torch import nn
 

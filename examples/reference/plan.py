@@ -1,0 +1,258 @@
+"""What is trained, and the stages that a preset makes of it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import chain, cycle
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from .answering import Writer
+from .attention import CAUSAL
+from .cache import Drawing, shards
+from .features import Seen, View, glance_view, information_view, places, tower_view
+from .loop import Metrics, Stage
+from .model import build_model, quicken, takes_parts
+from .presets import BLOCK, GLANCE, Preset
+from .reading import Reader
+from .stage_budgets import Exam, Questions, budget_step
+from .stage_listening import Glimpses, Widening, Window, listening_step
+from .stage_looking import Glances, looking_step, measure_looking
+from .stage_reading import Alternating, Crops, measure_reading, reading_step
+from .stage_together import Together, together_step
+from .tokenizer import CELL, build_tokenizer
+from .watching import watch
+
+
+BUDGET_SHARES = (1.0, 0.5, 0.25, 0.25, 0.1, 0.1, 0.05)  # drawn from with equal chances
+SMALL_SHARES = (0.25, 0.25, 0.1, 0.1, 0.05)
+
+
+class Reference(nn.Module):
+    """All that is trained.
+
+    Args:
+        size: of the model, one of `model.SIZES`.
+        host: its architecture, one of `model.HOSTS`.
+    """
+
+    def __init__(self, size: str, host: str = "qwen3_vl"):
+        super().__init__()
+        self.tokenizer = build_tokenizer()
+        self.model = build_model(size, self.tokenizer, host, **BLOCK)
+        self.reader = Reader(self.model.model.visual)
+        quicken(self.model.model.visual)
+        self.model.set_attn_implementation({"text_config": CAUSAL})
+
+
+@dataclass
+class Plan:
+    """The stages of a preset.
+
+    Args:
+        preset: how much of what.
+        root: folder of the documents.
+        reference: what is trained.
+    """
+
+    preset: Preset
+    root: Path
+    reference: Reference
+    writer: Writer = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.writer = Writer(self.reference.tokenizer)
+
+    def stages(self, names: Sequence[str] | None = None, has_reader: bool = True) -> list[Stage]:
+        """Stages in their order.
+
+        Args:
+            names: of those wanted; all if none are named.
+            has_reader: whether the reader is as far as the tower. If not, it learns alone before the first stage
+                that reads.
+
+        Raises:
+            ValueError: if there is no stage of a name.
+        """
+        # From the tower that they will have, relevance learns once more, and then the language model.
+        again = replace(self._looking(), name="looking again", steps=self.preset.looking // 3)
+        first = [self._reading(), self._enlarged(), self._listening(), self._looking(), self._budgets()]
+        stages = [*first, again, self._together()]
+        if unknown := sorted(set(names or ()) - {stage.name for stage in stages}):
+            raise ValueError(f"found the stages {unknown}; expected some of {[stage.name for stage in stages]}")
+        chosen = [stage for stage in stages if not names or stage.name in names]
+        if not has_reader and "reader" in chosen[0].rates:
+            rates = {"reader": self.preset.rate}
+            chosen.insert(0, replace(chosen[0], name="reader", steps=self.preset.reader, rates=rates, goal=None))
+        return chosen
+
+    def exam(self, drawing: Drawing, documents: int | None = None, **options: Any) -> Exam:
+        """What the model can do, on some documents or all."""
+        found = places(shards(drawing, self.root))[:documents]
+        return Exam(Questions(self.writer, found, self.preset.side, size=32), **options)
+
+    def _kept(self, side: int) -> int | None:
+        """Cells of a picture that are read: paper teaches little, where it can be left out."""
+        return (side // CELL) ** 2 * 9 // 16 if takes_parts(self.reference.model.model.visual) else None
+
+    def _reading(self) -> Stage:
+        preset, reference = self.preset, self.reference
+        side = preset.pages.size
+        sources = [(shards(drawing, self.root), 1 / len(preset.print)) for drawing in preset.print]
+        crops = Crops(sources, preset.crops, side, lambda step: (0.6, 1.7), choices=4, kept=self._kept(side))
+        held = Crops([(shards(preset.validation, self.root), 1.0)], 32, side, lambda step: (1.0, 1.0))
+        tower, reader = reference.model.model.visual, reference.reader
+        return Stage(
+            name="reading",
+            steps=preset.reading,
+            rates={"model.model.visual": preset.rate, "reader": preset.rate},
+            batch=crops,
+            loss=partial(reading_step, tower, reader),
+            validate=partial(measure_reading, tower, reader, {"validation": held}),
+            goal=("validation", preset.goal),
+        )
+
+    def _enlarged(self) -> Stage:
+        """The tower reads pages at the size that they are answered at, and at that of a glance."""
+        preset, reference = self.preset, self.reference
+        tower, reader, own = reference.model.model.visual, reference.reader, preset.pages.size
+
+        def crops(sources: list, count: int, side: int, zoom: tuple[float, float], **options: Any) -> Crops:
+            return Crops(sources, count, side, lambda step: zoom, **options)
+
+        print_ = [(shards(drawing, self.root), share) for drawing, share in preset.pages_print()]
+        held = [(shards(preset.validation, self.root), 1.0)]
+        whole, glance = preset.side, preset.side >> GLANCE
+        zoom, count = whole / own, max(1, preset.crops // 2)
+        near, far = (
+            crops(print_, size, side, zooms, choices=4, kept=self._kept(side))
+            for size, side, zooms in (
+                (count, whole, (0.85 * zoom, 1.2 * zoom)),
+                (4 * count, glance, (0.85 * zoom / 2, 1.2 * zoom / 2)),
+            )
+        )
+        return Stage(
+            name="enlarged",
+            steps=preset.enlarged,
+            rates={"model.model.visual": preset.rate / 2, "reader": preset.rate / 2},
+            batch=Alternating((near, near, near, far)),
+            loss=partial(reading_step, tower, reader),
+            validate=partial(
+                measure_reading,
+                tower,
+                reader,
+                {"page": crops(held, 8, whole, (zoom, zoom)), "glance": crops(held, 32, glance, (zoom / 2, zoom / 2))},
+            ),
+            decay=0.6,
+        )
+
+    def _seen(
+        self, drawing: Drawing, view: View, name: str, tower: nn.Module | None = None, side: int | None = None
+    ) -> Seen:
+        """Documents of a drawing through a view."""
+        return Seen(places(shards(drawing, self.root)), view, side or self.preset.side, name, tower)
+
+    def _listening(self) -> Stage:
+        """The language model alone, of pages that a tower that stands still has seen; first of small windows."""
+        preset, reference = self.preset, self.reference
+        tower = reference.model.model.visual
+        pages = self._seen(preset.pages, tower_view(tower), "tower", tower)
+        windows = Widening(preset.side // CELL, preset.chats, preset.listening)
+        return Stage(
+            name="listening",
+            steps=preset.listening,
+            rates={"model.model.language_model": preset.rate / 2},
+            batch=Glimpses(self.writer, pages, windows),
+            loss=partial(listening_step, reference.model, 0.3),
+            validate=partial(self._watched, self.exam(preset.validation, preset.exam, shares=(1.0,))),
+            decay=0.5,
+        )
+
+    def _looking(self) -> Stage:
+        """Where to look: every other batch is of clear pages of both sizes, the rest of what is printed smaller."""
+        preset, model = self.preset, self.reference.model
+
+        def glances(drawing: Drawing, side: int) -> Glances:
+            tower = model.model.visual
+            glance = self._seen(drawing, glance_view(tower, GLANCE), "glance", tower, side)
+            information = self._seen(drawing, information_view, "information", side=side)
+            return Glances(self.writer, glance, information, preset.batch_of(preset.glances, side))
+
+        clear = [glances(drawing, preset.side_of(drawing)) for drawing in (preset.pages, *preset.large_pages)]
+        small = [glances(drawing, drawing.size) for drawing in preset.small_print]
+        kinds = zip(cycle(clear), small or clear, strict=False)
+        return Stage(
+            name="looking",
+            steps=preset.looking,
+            rates={"model.model.arrcoc.relevance": preset.rate},
+            batch=Alternating(tuple(chain(*kinds))),
+            loss=partial(looking_step, model),
+            validate=partial(measure_looking, model, glances(preset.validation, preset.side)),
+        )
+
+    def _budgets(self) -> Stage:
+        preset, reference = self.preset, self.reference
+        found = places(shards(preset.pages, self.root))
+        questions = Questions(
+            self.writer,
+            found,
+            preset.side,
+            preset.questions,
+            BUDGET_SHARES,
+            resized=0.3,
+            blind=0.04,
+            together=preset.workers,
+        )
+        return Stage(
+            name="budgets",
+            steps=preset.budgets,
+            rates={
+                "model.model.language_model": preset.rate / 4,
+                "model.model.visual": preset.rate / 24,
+            },
+            batch=questions,
+            loss=partial(budget_step, reference.model),
+            validate=partial(self._watched, self.exam(preset.validation, preset.exam)),
+        )
+
+    def _together(self) -> Stage:
+        """The language model learns from whole pages and under budgets at once, all else stands still; two of three
+        batches are of large pages."""
+        preset, pages, budgets = self.preset, self._listening(), self._budgets()
+        tower = self.reference.model.model.visual
+
+        def batches(drawing: Drawing) -> Together:
+            side = preset.side_of(drawing)
+            whole = [Window(side // CELL, preset.batch_of(preset.chats, side), 1.0)]
+            seen = self._seen(drawing, tower_view(tower), "tower", tower, side)
+            glimpses = replace(pages.batch, pages=seen, windows=lambda step: whole, seed=5)
+            questions = replace(
+                budgets.batch,
+                places=seen.places,
+                side=side,
+                size=preset.batch_of(preset.questions, side),
+                shares=SMALL_SHARES,
+                resized=0.2,
+                seed=7,
+            )
+            return Together({"pages": glimpses, "budgets": questions})
+
+        large = [batches(drawing) for drawing in preset.large_pages]
+        return Stage(
+            name="together",
+            steps=preset.together,
+            rates={f"model.model.language_model.{part}": preset.rate / 3 for part in ("layers", "norm")},
+            batch=Alternating((batches(preset.pages), *large, *large), together=preset.workers),
+            loss=partial(together_step, {"pages": pages.loss, "budgets": budgets.loss}),
+            validate=budgets.validate,
+            warmup=30,
+            decay=0.5,
+            muon=True,
+            mean=0.99,
+        )
+
+    def _watched(self, exam: Exam) -> Metrics:
+        """What the model can do, and whether it looks at all."""
+        return exam(self.reference.model) | watch(self.reference.model, exam.questions)
