@@ -28,7 +28,7 @@ from reference.cache import start_drawing
 from reference.loop import Trainer
 from reference.model import HOSTS
 from reference.plan import Plan, Reference
-from reference.presets import PRESETS
+from reference.presets import PRESETS, STAGES
 from reference.tokenizer import CELL, build_processor
 
 from arrcoc.cli.checkpoints import checkpoint_folder, load_model
@@ -70,7 +70,9 @@ def main() -> None:
     parser.add_argument("--preset", choices=PRESETS, default="cpu")
     parser.add_argument("--host", choices=HOSTS, default="qwen3_vl", help="architecture of the model")
     parser.add_argument("--start", help="checkpoint to go on from, a folder or a bundled one's name")
-    parser.add_argument("--stages", nargs="+", help="of the preset, in its order; all by default")
+    parser.add_argument(
+        "--stages", nargs="+", choices=STAGES, default=STAGES, help="all by default; their order holds"
+    )
     parser.add_argument("--documents", type=Path, help="folder of drawn documents; OUT/documents by default")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop then; the same command resumes")
     parser.add_argument("--workers", type=int, help="processes of one thread each; as in the preset by default")
@@ -85,8 +87,7 @@ def main() -> None:
     if not on_gpu:
         torch.set_num_threads(1)
     root = options.documents or options.out / "documents"
-    pages = [preset.pages, *preset.large_pages]
-    drawing = [preset.validation, *pages, *preset.print, *preset.small_print, preset.heldout]
+    drawing = preset.drawings(options.stages)
     drawers = start_drawing(drawing, root, max(2, (os.cpu_count() or 1) - 2)) if worker[0] == 0 else []
 
     torch.manual_seed(0)

@@ -15,7 +15,7 @@ from .cache import Drawing, shards
 from .features import Seen, View, glance_view, information_view, places, tower_view
 from .loop import Metrics, Stage
 from .model import build_model, quicken, takes_parts
-from .presets import BLOCK, GLANCE, Preset
+from .presets import BLOCK, GLANCE, STAGES, Preset
 from .reading import Reader
 from .stage_budgets import Exam, Questions, budget_step
 from .stage_listening import Glimpses, Widening, Window, listening_step
@@ -65,28 +65,28 @@ class Plan:
     def __post_init__(self) -> None:
         self.writer = Writer(self.reference.tokenizer)
 
-    def stages(self, names: Sequence[str] | None = None, has_reader: bool = True) -> list[Stage]:
+    def stages(self, names: Sequence[str] = STAGES, has_reader: bool = True) -> list[Stage]:
         """Stages in their order.
 
         Args:
-            names: of those wanted; all if none are named.
+            names: of those wanted, some of `STAGES`.
             has_reader: whether the reader is as far as the tower. If not, it learns alone before the first stage
                 that reads.
-
-        Raises:
-            ValueError: if there is no stage of a name.
         """
-        # From the tower that they will have, relevance learns once more, and then the language model.
-        again = replace(self._looking(), name="looking again", steps=self.preset.looking // 3)
-        first = [self._reading(), self._enlarged(), self._listening(), self._looking(), self._budgets()]
-        stages = [*first, again, self._together()]
-        if unknown := sorted(set(names or ()) - {stage.name for stage in stages}):
-            raise ValueError(f"found the stages {unknown}; expected some of {[stage.name for stage in stages]}")
-        chosen = [stage for stage in stages if not names or stage.name in names]
-        if not has_reader and "reader" in chosen[0].rates:
+        build = {
+            "reading": self._reading,
+            "enlarged": self._enlarged,
+            "listening": self._listening,
+            "looking": self._looking,
+            "budgets": self._budgets,
+            "looking again": self._looking_again,
+            "together": self._together,
+        }
+        stages = [build[name]() for name in STAGES if name in names]
+        if not has_reader and "reader" in stages[0].rates:
             rates = {"reader": self.preset.rate}
-            chosen.insert(0, replace(chosen[0], name="reader", steps=self.preset.reader, rates=rates, goal=None))
-        return chosen
+            stages.insert(0, replace(stages[0], name="reader", steps=self.preset.reader, rates=rates, goal=None))
+        return stages
 
     def exam(self, drawing: Drawing, documents: int | None = None, **options: Any) -> Exam:
         """What the model can do, on some documents or all."""
@@ -191,6 +191,10 @@ class Plan:
             loss=partial(looking_step, model),
             validate=partial(measure_looking, model, glances(preset.validation, preset.side)),
         )
+
+    def _looking_again(self) -> Stage:
+        """Relevance learns from the tower that it will have."""
+        return replace(self._looking(), name="looking again", steps=self.preset.looking // 3)
 
     def _budgets(self) -> Stage:
         preset, reference = self.preset, self.reference

@@ -1,10 +1,12 @@
 """How much of what: the presets of the training."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from .cache import Drawing
 
 
+STAGES = ("reading", "enlarged", "listening", "looking", "budgets", "looking again", "together")
 GLANCE = 1  # at a quarter of the native tokens the print is still read
 BLOCK = {
     "policy": "foveated",
@@ -69,6 +71,15 @@ class Preset:
     workers: int = 2
     exam: int = 192
     validate_every: int = 400
+
+    def drawings(self, stages: Sequence[str] = STAGES) -> list[Drawing]:
+        """Documents that stages and the measurement after them need, those of the pages first."""
+        drawings = [self.validation, self.pages, *self.large_pages]
+        if {"reading", "enlarged"} & set(stages):
+            drawings += self.print
+        if {"looking", "looking again"} & set(stages):
+            drawings += self.small_print
+        return [*drawings, self.heldout]
 
     def side_of(self, drawing: Drawing) -> int:
         """Side in pixels that documents are seen at whose print is that of the pages."""
