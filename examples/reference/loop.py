@@ -105,6 +105,10 @@ class Trainer:
         folder.mkdir(parents=True, exist_ok=True)
 
     @property
+    def names(self) -> list[str]:
+        return [stage.name for stage in self.stages]
+
+    @property
     def path(self) -> Path:
         return self.folder / "state.pt"
 
@@ -122,10 +126,17 @@ class Trainer:
             file.write(line + "\n")
 
     def run(self, stop_after: float = math.inf) -> bool:
-        """Train until the end, or for `stop_after` seconds; returns whether the end was reached."""
+        """Train until the end, or for `stop_after` seconds; returns whether the end was reached.
+
+        Raises:
+            ValueError: if the folder's state is of other stages.
+        """
         deadline = time.monotonic() + stop_after
-        state = torch.load(self.path, map_location=self.device) if self.path.exists() else {"stage": 0, "step": 0}
-        if "model" in state:
+        state: dict[str, Any] = {"stage": 0}
+        if self.path.exists():
+            state = torch.load(self.path, map_location=self.device)
+            if state["stages"] != self.names:
+                raise ValueError(f"{self.path} is of the stages {state['stages']}; expected {self.names}")
             self.model.load_state_dict(state["model"])
         for number in range(state["stage"], len(self.stages)):
             resumed = state if number == state["stage"] and "optimizers" in state else None
@@ -138,7 +149,7 @@ class Trainer:
     ) -> None:
         if self.rank:
             return
-        state = {"stage": stage, "step": step, "model": self.model.state_dict()}
+        state = {"stages": self.names, "stage": stage, "step": step, "model": self.model.state_dict()}
         state["optimizers"] = [optimizer.state_dict() for optimizer in optimizers]
         if mean is not None:
             state["mean"] = mean.state_dict()
@@ -190,7 +201,8 @@ class Trainer:
                 if late:
                     return False
         if number + 1 < len(self.stages) and self.rank == 0:
-            atomic_save({"stage": number + 1, "step": 0, "model": self.model.state_dict()}, self.path)
+            state = {"stages": self.names, "stage": number + 1, "model": self.model.state_dict()}
+            atomic_save(state, self.path)
         return True
 
     def _step(

@@ -57,6 +57,20 @@ def test_a_stage_ends_with_the_mean_of_its_weights(tmp_path, muon):
     assert (whole - last).abs().max() > 1e-4
 
 
+def test_a_state_of_other_stages_is_refused(tmp_path):
+    def stage(name):
+        return Stage(
+            name, 2, {"": 0.1}, lambda step: {"x": torch.ones(1, 3)}, lambda batch: (model(batch["x"]).sum(), {}), dict
+        )
+
+    model = line()
+    assert not Trainer(model, [stage("first"), stage("last")], tmp_path).run(stop_after=0)
+    before = (tmp_path / "state.pt").read_bytes()
+    with pytest.raises(ValueError, match=r"state.pt is of the stages \['first', 'last'\]; expected \['last'\]"):
+        Trainer(model, [stage("last")], tmp_path).run()
+    assert (tmp_path / "state.pt").read_bytes() == before
+
+
 def test_batches_of_several_kinds_count_each_their_own_loss(root, preset):
     reference = Reference("micro")
     stage = Plan(preset, root, reference).stages()[-1]
