@@ -59,7 +59,7 @@ def report(
         pictures = {
             task: {kind: f"{markdown.stem}/{name}" for kind, name in found.items()} for task, found in names.items()
         }
-        command = f"arrcoc report {run.name} --markdown {os.path.relpath(markdown)}"
+        command = f"arrcoc report {os.path.relpath(run)} --markdown {os.path.relpath(markdown)}"
         write_text(markdown, markdown_page(summary, pictures, command))
     written = [str(out / PAGE), *(str(out / name) for found in names.values() for name in found.values())]
     written += [] if markdown is None else [str(markdown)]

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import os
 import re
 
 import pytest
@@ -42,6 +43,13 @@ def test_page_holds_all_it_shows(run, tmp_path):
     for figures in summary["tasks"]["pages"]["conditions"]:
         assert f"| {figures['policy']} | {figures['budget']} | {figures['tokens']:.1f} |" in text
         assert f"{figures['score']['mean']:.3f} [{figures['score']['low']:.3f}" in text
+
+
+def test_a_page_says_how_to_write_it_again(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(run.parent.parent)
+    report(run, markdown=tmp_path / "results.md", hardest=0, resamples=50)
+    path, page = run.relative_to(run.parent.parent), os.path.relpath(tmp_path / "results.md")
+    assert f"Written by `arrcoc report {path} --markdown {page}`" in (tmp_path / "results.md").read_text()
 
 
 def test_a_report_may_be_written_again(run):
