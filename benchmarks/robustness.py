@@ -2,8 +2,8 @@
 
     python benchmarks/robustness.py --out runs/robustness/data
     arrcoc eval --model arrcoc-tiny --metric exact_match --batch-size 32 --budgets 1.0,0.25,0.1 \\
-        --policies arrcoc,resize --questions 40 --out runs/robustness/run --data runs/robustness/data/*.jsonl
-    arrcoc report runs/robustness/run --markdown docs/robustness.md
+        --policies arrcoc,resize --questions 500 --out runs/robust --data runs/robustness/data/*.jsonl
+    arrcoc report runs/robust --markdown docs/robustness.md
 
 All are of held-out synthetic documents:
 
@@ -87,7 +87,7 @@ def sets_of(documents: Sequence[Document]) -> dict[str, list[tuple[Document, dic
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    parser.add_argument("--documents", type=int, default=600)
+    parser.add_argument("--documents", type=int, default=1600)
     options = parser.parse_args()
     if options.out.exists() and (not options.out.is_dir() or any(options.out.iterdir())):
         raise FileExistsError(f"{options.out} exists and is not an empty folder")
