@@ -1,6 +1,6 @@
 """Measure where a checkpoint looks on held-out synthetic documents, and what it says where there is nothing to see.
 
-    python benchmarks/looking.py                                   # the bundled model; minutes on two cores
+    python benchmarks/looking.py                                   # the bundled model; some twenty minutes on a core
     python benchmarks/looking.py --model CKPT --json looking.json --markdown looking.md --documents 500
 
 At each budget, with 95 % intervals (bootstrap over documents):

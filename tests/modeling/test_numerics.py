@@ -150,5 +150,7 @@ def test_logits_to_keep(host, model):
     inputs = random_inputs(host, ROWS, budgets=BUDGETS)
     with torch.no_grad():
         full = model(**inputs).logits
-        assert torch.equal(model(**inputs, logits_to_keep=1).logits, full[:, -1:])
-        assert torch.equal(model(**inputs, logits_to_keep=torch.tensor([2, -1])).logits, full[:, [2, -1]])
+        for kept, places in ((1, [-1]), (torch.tensor([2, -1]), [2, -1])):
+            # Not bit for bit: matrices of other heights take other kernels on some processors.
+            found = model(**inputs, logits_to_keep=kept).logits
+            torch.testing.assert_close(found, full[:, places], atol=1e-5, rtol=1e-5)
