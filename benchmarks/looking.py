@@ -176,7 +176,7 @@ def markdown(found: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=BUNDLED, help="checkpoint folder, its name on the Hub, or the bundled one")
-    parser.add_argument("--documents", type=int, default=300)
+    parser.add_argument("--documents", type=int, default=1025)
     parser.add_argument("--budgets", type=float, nargs="+", default=[0.25, 0.1], help="shares of the native tokens")
     parser.add_argument("--json", type=Path, help="file to write")
     parser.add_argument("--markdown", type=Path, help="page to write")
