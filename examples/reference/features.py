@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -93,6 +94,7 @@ class Seen:
     name: str
     tower: nn.Module | None = None
     _loaded: dict[Path, NDArray] = field(default_factory=dict)
+    _loading: Lock = field(default_factory=Lock)  # several threads read ahead
 
     @property
     def rows(self) -> int:
@@ -107,8 +109,9 @@ class Seen:
 
     def page(self, shard: Shard, index: int) -> NDArray:
         """View of a document `(cells, ...)`."""
-        if shard.folder not in self._loaded:
-            self._loaded[shard.folder] = self._load(shard)
+        with self._loading:
+            if shard.folder not in self._loaded:
+                self._loaded[shard.folder] = self._load(shard)
         return self._loaded[shard.folder][index]
 
     def window(self, shard: Shard, index: int, left: int, top: int, cells: int) -> NDArray:

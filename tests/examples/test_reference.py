@@ -1,6 +1,8 @@
 """The training of the reference model, at a size that costs seconds: its targets, its stages, its resuming."""
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -242,6 +244,23 @@ def test_kept_features_are_those_of_the_tower_that_is_there(root, preset):
         tower = Reference("micro").model.model.visual
         found.append(Seen([place], tower_view(tower), 512, "tower", tower).page(*place))
     assert np.abs(found[0] - found[1]).max() > 0.01
+
+
+def test_threads_that_read_ahead_see_a_page_once(root, preset):
+    """They shared the file that one was still writing."""
+    (place, *_) = places(shards(preset.pages, root))
+    seen = []
+
+    def view(pages):
+        seen.append(len(pages))
+        time.sleep(0.05)  # so that the others arrive
+        return np.stack([page.mean((0, 1)) for page in pages])
+
+    pages = Seen([place], view, 256, "mean")
+    with ThreadPoolExecutor(3) as threads:
+        found = list(threads.map(lambda _: pages.page(*place), range(3)))
+    assert sum(seen) == len(place[0].pixels)
+    np.testing.assert_array_equal(found[0], found[2])
 
 
 def test_heads_learn_from_where_they_should_look():
