@@ -1,7 +1,7 @@
 """Questions as chats: tokens, labels and positions of answers, batched."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -19,6 +19,20 @@ LONGEST_ANSWER = 48  # characters; longer answers are not asked for
 AROUND = ".,:;#*()_- "  # words, and no part of them
 READ_ON = 4  # words at most
 SAYS_EVIDENCE = ("locate_text", "exists")  # kinds of questions that quote their evidence
+# Words before a question that ask for nothing; those of `benchmarks/robustness.py` are not among them.
+LEADS = (
+    "Please tell me: ",
+    "In short: ",
+    "Look closely. ",
+    "I need to know: ",
+    "Quick question: ",
+    "Answer briefly. ",
+    "According to this page: ",
+    "Read the page, then answer: ",
+    "Without details: ",
+    "My question is this: ",
+)
+LED = 0.15  # share of the questions of a page that such words are put before
 ANSWER_BEGINS = "<|im_end|>\n<|im_start|>assistant\n"  # between a question and its answer
 
 
@@ -193,6 +207,36 @@ def distinct_turns(turns: Sequence[Turn], count: int) -> list[Turn]:
             chosen.append(turn)
             told |= answered | asked
     return chosen
+
+
+def led(turn: Turn, dice: np.random.Generator) -> Turn:
+    """A question of a page, now and then with words before it that ask for nothing."""
+    if dice.random() >= LED:
+        return turn
+    lead = LEADS[dice.integers(len(LEADS))]
+    spoken = turn.spoken
+    if spoken is not None:
+        spoken = np.concatenate([np.full((len(lead), 2), np.nan), spoken])
+    return replace(turn, question=lead + turn.question, spoken=spoken)
+
+
+def mixed_turns(
+    asked: Sequence[Turn], words: Sequence[PrintedWord], count: int, reading: float, dice: np.random.Generator
+) -> list[Turn]:
+    """Turns about a page, some of them of its questions and some that read on from a word, in any order.
+
+    Args:
+        asked: its questions; some get words before them.
+        words: of `printed_words`.
+        count: turns at most.
+        reading: share of the turns that read on; more do where questions are few.
+        dice: source of randomness.
+    """
+    turns = reading_turns(words, 3 * count, dice)
+    chosen = [led(asked[place], dice) for place in dice.permutation(len(asked))]
+    read = int(dice.binomial(count, reading))
+    first = distinct_turns([*turns[:read], *chosen, *turns[read:]], count)
+    return distinct_turns([first[place] for place in dice.permutation(len(first))], count)
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ class Stage:
         goal: a measure of `validate` and the value at which the stage ends, its work done.
         warmup: steps of rising rate.
         decay: share of the steps, at the end, of falling rate.
-        muon: matrices learn by Muon.
+        muon: parts whose matrices learn by Muon, by prefixes of their parameters' names.
         mean: how much of the running mean of the weights a step leaves, which is what the stage ends with; 0 for none.
     """
 
@@ -50,7 +50,7 @@ class Stage:
     goal: tuple[str, float] | None = None
     warmup: int = 100
     decay: float = 0.3
-    muon: bool = False
+    muon: tuple[str, ...] = ()
     mean: float = 0.0
 
     def factor(self, step: int) -> float:

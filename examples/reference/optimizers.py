@@ -1,7 +1,5 @@
 """What steps the weights of a stage: AdamW, or Muon for its matrices."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import nn
 
@@ -9,33 +7,36 @@ from torch import nn
 DECAY = 0.05  # of matrices; all else does not decay
 
 
-def build_optimizers(model: nn.Module, rates: dict[str, float], muon: bool = False) -> list[torch.optim.Optimizer]:
+def build_optimizers(
+    model: nn.Module, rates: dict[str, float], muon: tuple[str, ...] = ()
+) -> list[torch.optim.Optimizer]:
     """Optimizers with the rates of a stage, each group with its highest rate as "peak".
 
     Args:
         model: parameters that no prefix names are frozen.
         rates: learning rate of each part of the model, by a prefix of its parameters' names; the longest prefix holds.
-        muon: matrices learn by Muon (Jordan et al. 2024), with steps of AdamW's size (Liu et al. 2025,
-            arXiv:2502.16982), and not by AdamW.
+        muon: prefixes of the parameters whose matrices learn by Muon (Jordan et al. 2024), with steps of AdamW's size
+            (Liu et al. 2025, arXiv:2502.16982), and not by AdamW.
     """
-    groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
+    groups: dict[type, dict[tuple[bool, float], list[nn.Parameter]]] = {torch.optim.Muon: {}, torch.optim.AdamW: {}}
     for name, parameter in model.named_parameters():
         prefixes = [prefix for prefix in rates if name.startswith(prefix)]
         rate = rates[max(prefixes, key=len)] if prefixes else 0.0
         parameter.requires_grad_(rate > 0)
         if rate > 0:
-            groups.setdefault((parameter.ndim > 1, rate), []).append(parameter)
+            is_matrix = parameter.ndim == 2
+            kind = torch.optim.Muon if is_matrix and name.startswith(muon) else torch.optim.AdamW
+            groups[kind].setdefault((parameter.ndim > 1, rate), []).append(parameter)
 
-    def options(matrices: Sequence[bool]) -> list[dict]:
+    def options(kind: type) -> list[dict]:
         return [
-            {"params": values, "lr": rate, "peak": rate, "weight_decay": DECAY if is_matrix else 0.0}
-            for (is_matrix, rate), values in groups.items()
-            if is_matrix in matrices
+            {"params": values, "lr": rate, "peak": rate, "weight_decay": DECAY if decays else 0.0}
+            for (decays, rate), values in groups[kind].items()
         ]
 
-    if not muon:
-        return [torch.optim.AdamW(options((True, False)), betas=(0.9, 0.98))]
-    return [
-        torch.optim.Muon(options((True,)), adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(options((False,)), betas=(0.9, 0.98)),
-    ]
+    optimizers: list[torch.optim.Optimizer] = []
+    if groups[torch.optim.Muon]:
+        optimizers.append(torch.optim.Muon(options(torch.optim.Muon), adjust_lr_fn="match_rms_adamw"))
+    if groups[torch.optim.AdamW]:
+        optimizers.append(torch.optim.AdamW(options(torch.optim.AdamW), betas=(0.9, 0.98)))
+    return optimizers

@@ -18,14 +18,15 @@ from .model import build_model, quicken, takes_parts
 from .presets import BLOCK, GLANCE, STAGES, Preset
 from .reading import Reader
 from .stage_budgets import Exam, Questions, budget_step
-from .stage_listening import Glimpses, Widening, Window, listening_step
+from .stage_listening import Glimpses, Widening, listening_step
 from .stage_looking import Glances, looking_step, measure_looking
 from .stage_reading import Alternating, Crops, measure_reading, reading_step
-from .stage_together import Together, together_step
+from .stage_together import Sights, Together, page_step, together_step
 from .tokenizer import CELL, build_tokenizer
 from .watching import watch
 
 
+GUIDANCE = 0.3  # weight of what teaches beside the answers
 BUDGET_SHARES = (1.0, 0.5, 0.25, 0.25, 0.1, 0.1, 0.05)  # drawn from with equal chances
 SMALL_SHARES = (0.25, 0.25, 0.1, 0.1, 0.05)
 
@@ -70,8 +71,7 @@ class Plan:
 
         Args:
             names: of those wanted, some of `STAGES`.
-            has_reader: whether the reader is as far as the tower. If not, it learns alone before the first stage
-                that reads.
+            has_reader: whether the reader is as far as the tower; if not, and a stage trains it, it learns alone first
         """
         build = {
             "reading": self._reading,
@@ -79,13 +79,13 @@ class Plan:
             "listening": self._listening,
             "looking": self._looking,
             "budgets": self._budgets,
-            "looking again": self._looking_again,
             "together": self._together,
+            "looking again": self._looking_again,
         }
         stages = [build[name]() for name in STAGES if name in names]
-        if not has_reader and "reader" in stages[0].rates:
+        if not has_reader and any("reader" in stage.rates for stage in stages):
             rates = {"reader": self.preset.rate}
-            stages.insert(0, replace(stages[0], name="reader", steps=self.preset.reader, rates=rates, goal=None))
+            stages.insert(0, replace(self._enlarged(), name="reader", steps=self.preset.reader, rates=rates))
         return stages
 
     def exam(self, drawing: Drawing, documents: int | None = None, **options: Any) -> Exam:
@@ -165,7 +165,7 @@ class Plan:
             steps=preset.listening,
             rates={"model.model.language_model": preset.rate / 2},
             batch=Glimpses(self.writer, pages, windows),
-            loss=partial(listening_step, reference.model, 0.3),
+            loss=partial(listening_step, reference.model, GUIDANCE),
             validate=partial(self._watched, self.exam(preset.validation, preset.exam, shares=(1.0,))),
             decay=0.5,
         )
@@ -222,39 +222,49 @@ class Plan:
         )
 
     def _together(self) -> Stage:
-        """The language model learns from whole pages and under budgets at once, all else stands still; two of three
-        batches are of large pages."""
-        preset, pages, budgets = self.preset, self._listening(), self._budgets()
-        tower = self.reference.model.model.visual
+        """All but the embeddings learns at once, from pages as pixels; one of three batches is of large ones. What the
+        model has learned of other pages it keeps by reading print of all kinds."""
+        preset, model, reader = self.preset, self.reference.model, self.reference.reader
+        side, tower = preset.pages.size, model.model.visual
+        sources = [(shards(drawing, self.root), 1 / len(preset.print)) for drawing in preset.print]
+        crops = Crops(sources, 2 * preset.crops, side, lambda step: (0.6, 1.7), 4, self._kept(side), seed=13)
 
         def batches(drawing: Drawing) -> Together:
-            side = preset.side_of(drawing)
-            whole = [Window(side // CELL, preset.batch_of(preset.chats, side), 1.0)]
-            seen = self._seen(drawing, tower_view(tower), "tower", tower, side)
-            glimpses = replace(pages.batch, pages=seen, windows=lambda step: whole, seed=5)
-            questions = replace(
-                budgets.batch,
-                places=seen.places,
-                side=side,
-                size=preset.batch_of(preset.questions, side),
-                shares=SMALL_SHARES,
+            side, found = preset.side_of(drawing), places(shards(drawing, self.root))
+            size = preset.batch_of(preset.chats // 2, side)
+            questions = Questions(
+                self.writer,
+                found,
+                side,
+                preset.batch_of(preset.questions // 2, side),
+                SMALL_SHARES,
                 resized=0.2,
+                blind=0.04,
+                together=preset.workers,
                 seed=7,
             )
-            return Together({"pages": glimpses, "budgets": questions})
+            return Together({"pages": Sights(self.writer, found, side, size), "budgets": questions, "print": crops})
 
-        large = [batches(drawing) for drawing in preset.large_pages]
+        small, *large = map(batches, (preset.pages, *preset.large_pages))
+        layers = {f"model.model.language_model.{part}": preset.rate / 3 for part in ("layers", "norm")}
+        encoder = {f"model.model.visual.{part}": preset.rate / 5 for part in ("blocks", "merger", "deepstack")}
         return Stage(
             name="together",
             steps=preset.together,
-            rates={f"model.model.language_model.{part}": preset.rate / 3 for part in ("layers", "norm")},
-            batch=Alternating((batches(preset.pages), *large, *large), together=preset.workers),
-            loss=partial(together_step, {"pages": pages.loss, "budgets": budgets.loss}),
-            validate=budgets.validate,
-            warmup=30,
+            rates=layers | encoder | {"model.model.arrcoc.relevance": preset.rate / 4, "reader": 1.25 * preset.rate},
+            batch=Alternating((small, small, *large), together=preset.workers),
+            loss=partial(
+                together_step,
+                {
+                    "pages": (1.0, partial(page_step, model, reader, GUIDANCE)),
+                    "budgets": (1.0, partial(budget_step, model, looking=1.0)),
+                    "print": (GUIDANCE, partial(reading_step, tower, reader)),
+                },
+            ),
+            validate=partial(self._watched, self.exam(preset.validation, preset.exam)),
             decay=0.5,
-            muon=True,
-            mean=0.99,
+            muon=("model.model.language_model", "model.model.visual"),
+            mean=0.995,
         )
 
     def _watched(self, exam: Exam) -> Metrics:

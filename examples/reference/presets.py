@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from .cache import Drawing
 
 
-STAGES = ("reading", "enlarged", "listening", "looking", "budgets", "looking again", "together")
+STAGES = ("reading", "enlarged", "listening", "looking", "budgets", "together", "looking again")
 GLANCE = 1  # at a quarter of the native tokens the print is still read
 BLOCK = {
     "policy": "foveated",
@@ -75,7 +75,7 @@ class Preset:
     def drawings(self, stages: Sequence[str] = STAGES) -> list[Drawing]:
         """Documents that stages and the measurement after them need, those of the pages first."""
         drawings = [self.validation, self.pages, *self.large_pages]
-        if {"reading", "enlarged"} & set(stages):
+        if {"reading", "enlarged", "together"} & set(stages):
             drawings += self.print
         if {"looking", "looking again"} & set(stages):
             drawings += self.small_print
@@ -154,7 +154,7 @@ PRESETS = {
         listening=1800,
         looking=1500,
         budgets=120,
-        together=800,
+        together=1000,
     ),
     "gpu": Preset(
         model="tiny",

@@ -100,8 +100,11 @@ class Reader(nn.Module):
 
     def forward(self, pooled: Tensor, deepstack: list[Tensor], patches: Tensor) -> tuple[Tensor, Tensor]:
         """Logits `(cells, SLOTS, CLASSES)` from features, each `(cells, dim)`, and `(patches, bins, CLASSES)`."""
-        cells = self.cell_head(torch.cat([pooled, *deepstack], 1))
-        return cells.unflatten(1, (SLOTS, CLASSES)), self.patch_head(patches).unflatten(1, (-1, CLASSES))
+        return self.texts(torch.cat([pooled, *deepstack], 1)), self.patch_head(patches).unflatten(1, (-1, CLASSES))
+
+    def texts(self, cells: Tensor) -> Tensor:
+        """Logits `(cells, SLOTS, CLASSES)` from features `(cells, layers * dim)`, the tower's output first."""
+        return self.cell_head(cells).unflatten(1, (SLOTS, CLASSES))
 
 
 def reading_loss(logits: Tensor, target: Tensor, nothing: float = 0.1) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 from arrcoc.evaluation.policies import block_policy
 from arrcoc.training.losses import evidence_coverage
 
-from .answering import Turn, Writer, answer_logits, answer_loss, asked_turns, exact_of
+from .answering import Turn, Writer, answer_logits, answer_loss, asked_turns, exact_of, led
 from .features import Place, enlarged, information_view
 from .loop import Metrics, to_device
 from .model import Model
@@ -62,7 +62,7 @@ class Questions:
         while len(asked) < self.size:
             place = self.places[dice.integers(len(self.places))]
             if turns := asked_turns(*place):
-                asked.append((place, turns[dice.integers(len(turns))]))
+                asked.append((place, led(turns[dice.integers(len(turns))], dice)))
         common = np.random.default_rng((self.seed, self.together, step // self.together))
         share = float(common.choice(self.shares))
         side = self.resized_side(share) if common.random() < self.resized else self.side
@@ -131,12 +131,14 @@ def answer_at_budget(model: Model, batch: dict[str, Any]) -> tuple[Tensor, Any]:
     return answer_logits(model, outputs.last_hidden_state, batch["labels"]), outputs.allocation
 
 
-def budget_step(model: Model, batch: dict[str, Any]) -> tuple[Tensor, Metrics]:
-    """Loss of a batch's answers at its budget, and how well relevance, which stands still here, finds the evidence."""
+def budget_step(model: Model, batch: dict[str, Any], looking: float = 0.0) -> tuple[Tensor, Metrics]:
+    """Loss of a batch's answers at its budget, and how well relevance finds the evidence; its loss counts `looking`
+    where relevance learns besides."""
     logits, allocation = answer_at_budget(model, batch)
     loss, metrics = answer_loss(logits, batch["labels"])
     if "query" in allocation.maps and bool(batch["known"].any()):
         found, recall = alignment(allocation.maps["query"], batch["wanted"], batch["evidence"], batch["known"])
+        loss = loss + looking * found
         metrics |= {"evidence": found.item(), "recall": recall.item()}
     return loss, metrics
 

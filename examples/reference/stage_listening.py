@@ -26,6 +26,7 @@ from .answering import (
     answer_loss,
     asked_turns,
     distinct_turns,
+    mixed_turns,
     printed_words,
     reading_turns,
 )
@@ -35,7 +36,6 @@ from .model import Model
 from .tokenizer import CELL
 
 
-LAST, NEXT = 1, (2, 3)  # layers whose first head is told where the last letter was, and where the next one is
 UNKNOWN = -1
 MULTIPLE = 64  # of the lengths: memory freed at one length is hardly used again at others, and grows by gigabytes
 
@@ -134,20 +134,16 @@ class Glimpses:
             shard, index = self.pages.places[dice.integers(len(self.pages.places))]
             left, top = dice.integers(self.pages.rows - window.cells + 1, size=2).tolist()
             words = self._inside(printed_words(shard, index), left, top, window.cells)
-            turns = reading_turns(words, 3 * self.turns, dice)
             if window.cells == self.pages.rows:
-                asked = asked_turns(shard, index)
-                chosen = [asked[place] for place in dice.permutation(len(asked))]
-                read = int(dice.binomial(self.turns, self.reading))
-                turns = [*turns[:read], *chosen, *turns[read:]]
-                first = distinct_turns(turns, self.turns)
-                turns = [first[place] for place in dice.permutation(len(first))]
-            if turns := distinct_turns(turns, self.turns):
+                turns = mixed_turns(asked_turns(shard, index), words, self.turns, self.reading, dice)
+            else:
+                turns = distinct_turns(reading_turns(words, 3 * self.turns, dice), self.turns)
+            if turns:
                 chats.append(turns)
                 looks.append([looked_at(turn, self.pages.zoom, left, top, window.cells) for turn in turns])
                 features.append(self.pages.window(shard, index, left, top, window.cells))
         inputs = self.writer.batch(chats, [window.cells**2] * len(chats), multiple=MULTIPLE)
-        before, following = self._targets(inputs, chats, looks)
+        before, following = guidance_targets(self.writer, inputs, chats, looks)
         side = 2 * window.cells
         return {
             **inputs,
@@ -166,24 +162,27 @@ class Glimpses:
         margin = CELL / 4 / self.pages.zoom
         return [w for w in words if (w.centers >= low + margin).all() and (w.centers < high - margin).all()]
 
-    def _targets(self, inputs: dict[str, Tensor], chats: list[list[Turn]], looks: list) -> tuple[Tensor, Tensor]:
-        """Where in the input the cells stand that are to be looked at when a token is written `(chats, length)`.
 
-        "Before" are also the letters of a question: after each of them, the same head looks at where it is printed.
-        """
-        before, following = (torch.full_like(inputs["labels"], UNKNOWN) for _ in range(2))
-        first = int(inputs["mm_token_type_ids"][0].argmax())  # all chats begin alike
-        turning = len(self.writer.encode(ANSWER_BEGINS))
-        for row, (turns, found) in enumerate(zip(chats, looks, strict=True)):
-            labels = inputs["labels"][row]
-            starts = ((labels[1:] != IGNORED) & (labels[:-1] == IGNORED)).nonzero()[:, 0] + 1
-            for start, turn, cells in zip(starts.tolist(), turns, found, strict=True):
-                asked = start - turning - len(turn.question) + 1  # what is written after its first character
-                targets = ((before, asked), (before, start), (following, start))
-                for (target, begin), values in zip(targets, cells, strict=True):
-                    place = torch.from_numpy(np.where(values == UNKNOWN, UNKNOWN, values + first))
-                    target[row, begin : begin + len(values)] = place
-        return before, following
+def guidance_targets(
+    writer: Writer, inputs: dict[str, Tensor], chats: Sequence[list[Turn]], looks: Sequence[list]
+) -> tuple[Tensor, Tensor]:
+    """Where in the input the cells stand that are to be looked at when a token is written `(chats, length)`.
+
+    "Before" are also the letters of a question: after each of them, the same head looks at where it is printed.
+    """
+    before, following = (torch.full_like(inputs["labels"], UNKNOWN) for _ in range(2))
+    first = int(inputs["mm_token_type_ids"][0].argmax())  # all chats begin alike
+    turning = len(writer.encode(ANSWER_BEGINS))
+    for row, (turns, found) in enumerate(zip(chats, looks, strict=True)):
+        labels = inputs["labels"][row]
+        starts = ((labels[1:] != IGNORED) & (labels[:-1] == IGNORED)).nonzero()[:, 0] + 1
+        for start, turn, cells in zip(starts.tolist(), turns, found, strict=True):
+            asked = start - turning - len(turn.question) + 1  # what is written after its first character
+            targets = ((before, asked), (before, start), (following, start))
+            for (target, begin), values in zip(targets, cells, strict=True):
+                place = torch.from_numpy(np.where(values == UNKNOWN, UNKNOWN, values + first))
+                target[row, begin : begin + len(values)] = place
+    return before, following
 
 
 def listen(model: Model, batch: dict[str, Any]) -> Any:
@@ -201,6 +200,16 @@ def listen(model: Model, batch: dict[str, Any]) -> Any:
         use_cache=False,
         output_attentions=True,
     )
+
+
+def guided_layers(depth: int) -> dict[str, range]:
+    """Layers whose first head is told where the last letter was, and where the next one is.
+
+    Args:
+        depth: layers of the language model.
+    """
+    middle = depth // 2
+    return {"before": range(1, middle), "following": range(middle, middle + 2)}
 
 
 def looking_loss(attention: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -224,8 +233,9 @@ def listening_step(model: Model, guidance: float, batch: dict[str, Any]) -> tupl
         found = listen(model, batch)
     logits = answer_logits(model, found.last_hidden_state, batch["labels"])
     loss, metrics = answer_loss(logits, batch["labels"])
-    for name, layer in (("before", LAST), *(("following", layer) for layer in NEXT)):
-        looking, share = looking_loss(found.attentions[layer], batch[name])
-        loss = loss + guidance * looking
-        metrics[name] = share.item()
+    for name, layers in guided_layers(len(found.attentions)).items():
+        for layer in layers:
+            looking, share = looking_loss(found.attentions[layer], batch[name])
+            loss = loss + guidance * looking
+            metrics[f"{name}{layer}"] = share.item()
     return loss, metrics

@@ -1,4 +1,4 @@
-"""Stages 4 and 6: relevance learns from evidence where to look, on glances that a still tower has taken."""
+"""Stages 4 and 7: relevance learns from evidence where to look, on glances that a still tower has taken."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from torch import Tensor
 from arrcoc.training.data.evidence import evidence_cells
 from arrcoc.training.losses import alignment_loss
 
-from .answering import Turn, Writer, asked_turns
+from .answering import Turn, Writer, asked_turns, led
 from .features import Place, Seen
 from .loop import Metrics, to_device
 from .model import Model
@@ -89,7 +89,8 @@ class Glances:
         while len(asked) < self.size:
             place = self.glance.places[dice.integers(len(self.glance.places))]
             if turns := [turn for turn in asked_turns(*place) if turn.evidence]:
-                asked.append((place, [turns[number] for number in dice.permutation(len(turns))[: self.turns]]))
+                chosen = dice.permutation(len(turns))[: self.turns]
+                asked.append((place, [led(turns[number], dice) for number in chosen]))
         return self.collate(asked)
 
     def collate(self, asked: Sequence[tuple[Place, list[Turn]]]) -> dict[str, Any]:

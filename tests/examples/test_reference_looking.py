@@ -44,30 +44,30 @@ def test_large_pages_are_seen_as_large(root, preset):
     large = Drawing("train", 384, ("form",), 1, 2, plain=True, clear=True)
     draw([large], root)
     options = {"glances": 4, "chats": 4, "questions": 4, "workers": 2, "large_pages": (large,)}
-    stages = Plan(replace(preset, **options), root, Reference("micro")).stages()
-    looked = [stages[3].batch(number)["information"].shape for number in range(4)]
+    looking, together = Plan(replace(preset, **options), root, Reference("micro")).stages(["looking", "together"])
+    looked = [looking.batch(number)["information"].shape for number in range(4)]
     assert looked == [(4, 256), (4, 256), (1, 576), (1, 576)]
     # Two processes are at a step together, which should be of one size.
-    whole = [stages[-1].batch(number) for number in range(6)]
-    assert [len(batch["pages.grids"]) for batch in whole] == [4, 4, 1, 1, 1, 1]
-    assert [batch["pages.grids"][0].tolist() for batch in whole[1:3]] == [[1, 32, 32], [1, 48, 48]]
-    assert {len(batch["budgets.image_grid_thw"]) for batch in whole[2:]} == {1}
-    assert {int(batch["budgets.image_information"].numel()) for batch in whole[2:]} & {576}
+    whole = [together.batch(number) for number in range(6)]
+    assert [len(batch["pages.grids"]) for batch in whole] == [2, 2, 2, 2, 1, 1]
+    assert [batch["pages.grids"][0].tolist() for batch in whole[3:5]] == [[1, 32, 32], [1, 48, 48]]
+    assert {len(batch["budgets.image_grid_thw"]) for batch in whole[4:]} == {1}
+    assert {int(batch["budgets.image_information"].numel()) for batch in whole[4:]} & {576}
 
 
 def test_looking_again_is_of_the_tower_as_it_is_then(root, preset):
     """A stage that looks keeps the features of its first batch; the last one must not have those of the one before."""
     reference = Reference("micro")
-    stages = Plan(preset, root, reference).stages()
-    before = stages[3].batch(0)["features"]
+    first, budgets, again = Plan(preset, root, reference).stages(["looking", "budgets", "looking again"])
+    before = first.batch(0)["features"]
     with torch.no_grad():
         for parameter in reference.model.model.visual.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
-    after = stages[5].batch(0)["features"]
+    after = again.batch(0)["features"]
     assert before.shape == after.shape and not torch.allclose(before, after, atol=0.1)
-    torch.testing.assert_close(stages[3].batch(0)["features"], before)
-    assert set(stages[3].rates) == set(stages[5].rates) == {"model.model.arrcoc.relevance"}
-    assert not any("arrcoc" in name for name in stages[4].rates)  # it stands still while the model learns to answer
+    torch.testing.assert_close(first.batch(0)["features"], before)
+    assert set(first.rates) == set(again.rates) == {"model.model.arrcoc.relevance"}
+    assert not any("arrcoc" in name for name in budgets.rates)  # it stands still while the model learns to answer
 
 
 @pytest.mark.parametrize("host", HOSTS)

@@ -1,0 +1,62 @@
+"""Pages as other faces, printers and cameras would give them: narrower, flatter, slanted, bolder, lighter."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
+
+from .answering import Turn
+
+
+LEAST_SCALE, MOST_SLANT, MOST_WEIGHT = 0.72, 0.15, 0.6
+
+
+@dataclass(frozen=True)
+class Warp:
+    """A change of a page.
+
+    Args:
+        matrix: `(2, 3)` from a place `(x, y, 1)` in pixels of the document to where it is then.
+        weight: how much darker (above 0) or lighter pixels become where darker or lighter ones are beside them, in
+            [-1, 1]; strokes of dark print grow or shrink by as much.
+    """
+
+    matrix: NDArray
+    weight: float = 0.0
+
+    def moved(self, places: NDArray) -> NDArray:
+        """Where places `(..., 2)` are then; unknown ones, which are NaN, stay so."""
+        return places @ self.matrix[:, :2].T + self.matrix[:, 2]
+
+    def turn(self, turn: Turn) -> Turn:
+        """A question with its letters where they are then; its boxes are not moved."""
+        letters = {name: getattr(turn, name) for name in ("letters", "before", "spoken")}
+        return replace(turn, **{name: self.moved(places) for name, places in letters.items() if places is not None})
+
+    def draw(self, page: NDArray, side: int) -> NDArray:
+        """The page `(size, size, 3)` uint8 then, as a picture of `side` pixels; what is beyond its edges is of the
+        colour of its corner."""
+        back = np.linalg.inv(np.vstack([self.matrix, (0, 0, 1)]))[:2]
+        back[:, :2] *= len(page) / side
+        picture = Image.fromarray(page).transform(
+            (side, side),
+            Image.Transform.AFFINE,
+            back.ravel().tolist(),
+            Image.Resampling.BICUBIC,
+            fillcolor=tuple(page[0, 0].tolist()),
+        )
+        if self.weight:
+            darkest_or_lightest = ImageFilter.MinFilter(3) if self.weight > 0 else ImageFilter.MaxFilter(3)
+            picture = Image.blend(picture, picture.filter(darkest_or_lightest), abs(self.weight))
+        return np.asarray(picture)
+
+
+def random_warp(size: int, dice: np.random.Generator) -> Warp:
+    """A change of pages of `size` pixels, all of which is still seen."""
+    slant = dice.uniform(-MOST_SLANT, MOST_SLANT) if dice.random() < 0.5 else 0.0
+    across, down = (dice.uniform(LEAST_SCALE, 1.0) if dice.random() < 0.6 else 1.0 for _ in range(2))
+    linear = np.array([[min(across, 1 - abs(slant)), slant], [0.0, down]])
+    shift = size / 2 - linear @ (size / 2, size / 2)
+    weight = dice.uniform(-MOST_WEIGHT, MOST_WEIGHT) if dice.random() < 0.4 else 0.0
+    return Warp(np.column_stack([linear, shift]), weight)
