@@ -24,7 +24,7 @@ HOSTS: dict[str, tuple[type, type]] = {
 }
 # Width and depth of the tower, width and depth of the language model, width of the relevance.
 SIZES = {
-    "tiny": ((192, 6), (192, 5), 128),
+    "tiny": ((192, 6), (192, 6), 128),
     "small": ((128, 4), (128, 4), 96),
     "micro": ((64, 2), (64, 4), 32),
 }
