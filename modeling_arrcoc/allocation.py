@@ -160,8 +160,8 @@ def allocate(
         relevance (`Tensor` of shape `(cells,)`): relevance of each cell, positive and finite.
         grids (`Tensor` of shape `(images, 2)`): rows and columns of each image, in cells.
         budgets (`Tensor` of shape `(images,)`): leaves of each image.
-        config ([`ArrCocConfig`]): `policy`, `max_level`, `context_share`, `fovea_threshold`, `tiers`, `region_size`,
-            `position_scale`, `seed`.
+        config ([`ArrCocConfig`]): `policy`, `max_level`, `context_share`, `fovea_threshold`, `pair_worth`, `tiers`,
+            `region_size`, `position_scale`, `seed`.
         gains (`Callable`, *optional*): measures the distortion: `split_gains` on cell features, or a sketch of them,
             where leaves are means of features; `drawing_gains` on drawing losses where leaves are drawn.
 
@@ -201,7 +201,9 @@ def allocate(
     else:
         cells = packed_grid(*grids.unbind(1))
         if config.policy == "foveated":
-            heads = foveated_heads(cells, relevance, budgets, config.context_share, config.fovea_threshold)
+            heads = foveated_heads(
+                cells, relevance, budgets, config.context_share, config.fovea_threshold, config.pair_worth
+            )
         elif config.policy == "tiers":
             heads = tier_heads(cells, relevance, budgets, list(config.tiers), config.region_size)
         elif config.policy == "uniform":

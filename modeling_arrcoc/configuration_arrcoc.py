@@ -64,6 +64,10 @@ class ArrCocConfig(PreTrainedConfig):
         fovea_threshold (`float`, *optional*, defaults to 0.0):
             Share of an image's highest relevance, in [0, 1], that a cell must have to be worth a token of its own
             under `"foveated"`; tokens beyond these cells make the coarse grid finer.
+        pair_worth (`float`, *optional*):
+            Under `"foveated"`, two cells above each other may share a token, each at half its height, where tokens are
+            too few for all that is relevant: the share of its worth that a cell keeps so, in (0.5, 1). The higher, the
+            more cells are shown and the fewer of them in full detail. Not given: every cell shown has its own token.
         tiers (`list[int]`, *optional*, defaults to `[64, 100, 160, 256, 400]`):
             Token counts, ascending: of a region under the policy `"tiers"`, of an image with a learned budget.
         region_size (`int`, *optional*, defaults to 32):
@@ -156,6 +160,7 @@ class ArrCocConfig(PreTrainedConfig):
     max_level: int = 3
     context_share: float | int = 0.1
     fovea_threshold: float | int = 0.0
+    pair_worth: float | None = None
     tiers: list[int] | tuple[int, ...] = (64, 100, 160, 256, 400)
     region_size: int = 32
     position_scale: str = "native"
@@ -233,6 +238,8 @@ class ArrCocConfig(PreTrainedConfig):
             share = getattr(self, name)
             if share is not None and not 0 <= share <= 1:
                 raise ValueError(f"`{name}` is {share!r}; allowed are numbers in [0, 1]")
+        if self.pair_worth is not None and not 0.5 < self.pair_worth < 1:
+            raise ValueError(f"`pair_worth` is {self.pair_worth!r}; allowed are numbers in (0.5, 1)")
         self.tiers = list(self.tiers)
         if not self.tiers or self.tiers[0] < 1 or sorted(set(self.tiers)) != self.tiers:
             raise ValueError(f"`tiers` is {self.tiers!r}; allowed are positive token counts in ascending order")

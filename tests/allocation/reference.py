@@ -226,22 +226,51 @@ def topk_boxes(relevance: np.ndarray, budget: int) -> list[Box]:
     return sorted((y, x, y + 1, x + 1) for _, y, x in sorted(cells)[:budget])
 
 
+def vertical_pairs(
+    relevance: np.ndarray, blocks: list[list[tuple[int, int]]], pair_worth: float
+) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """Cells above each other in a block that prefer each other, if the two are worth more than one alone."""
+    block_of = {cell: number for number, block in enumerate(blocks) for cell in block}
+
+    def preferred(cell: tuple[int, int]) -> tuple[int, int] | None:
+        y, x = cell
+        near = [other for other in ((y - 1, x), (y + 1, x)) if block_of.get(other) == block_of[cell]]
+        return max(near, key=lambda other: relevance[other], default=None)  # of equal ones the upper
+
+    found = []
+    for y, x in block_of:
+        upper, lower = (y, x), (y + 1, x)
+        if lower in block_of and preferred(upper) == lower and preferred(lower) == upper:
+            share = np.float32(pair_worth) * (relevance[upper] + relevance[lower])
+            if share >= max(relevance[upper], relevance[lower]):
+                found.append((upper, lower))
+    return found
+
+
 def foveated_leaves(
-    relevance: np.ndarray, budget: int, context_share: float, fovea_threshold: float
+    relevance: np.ndarray, budget: int, context_share: float, fovea_threshold: float, pair_worth: float | None = None
 ) -> list[list[tuple[int, int]]]:
-    """Cells of each leaf: blocks give up their most relevant cells one by one, while there are tokens for them."""
+    """Cells of each leaf: blocks give up their most relevant cells or pairs one by one, while there are tokens."""
     rows, cols = relevance.shape
     worthy = int((relevance >= np.float32(fovea_threshold) * relevance.max()).sum())
     context = max(1, math.floor(budget * context_share), budget - worthy)
     boxes = block_boxes((0, 0, rows, cols), *grid_shape(rows, cols, context))
     blocks = [[(y, x) for y in range(top, bottom) for x in range(left, right)] for top, left, bottom, right in boxes]
-    shown: list[tuple[int, int]] = []
-    for _, y, x in sorted((-float(relevance[y, x]), y, x) for y in range(rows) for x in range(cols)):
-        taken = [[cell for cell in block if cell != (y, x)] for block in blocks]
-        if len(shown) + 1 + sum(map(bool, taken)) > budget:
+    # Offers of a token: its worth, the cell that it is named for, and the leaves that it makes.
+    offers = {(y, x): (-float(relevance[y, x]), [[(y, x)]]) for y in range(rows) for x in range(cols)}
+    for upper, lower in [] if pair_worth is None else vertical_pairs(relevance, blocks, pair_worth):
+        total = relevance[upper] + relevance[lower]
+        offers[upper] = (-float(np.float32(pair_worth) * total), [[upper, lower]])
+        offers[lower] = (-float(np.float32(1 - pair_worth) * total), [[upper], [lower]])
+    shown: list[list[tuple[int, int]]] = []
+    for _, _, made in sorted((worth, cell, made) for cell, (worth, made) in offers.items()):
+        taken = {cell for leaf in made for cell in leaf}
+        rest = [[cell for cell in block if cell not in taken] for block in blocks]
+        then = [leaf for leaf in shown if not taken & set(leaf)] + made
+        if len(then) + sum(map(bool, rest)) > budget:
             break
-        blocks, shown = taken, [*shown, (y, x)]
-    return sorted([*filter(None, blocks), *([cell] for cell in shown)])
+        blocks, shown = rest, then
+    return sorted([*filter(None, blocks), *shown])
 
 
 def bounding_box(cells: list[tuple[int, int]]) -> Box:

@@ -138,9 +138,10 @@ def test_topk_keeps_the_most_relevant_cells() -> None:
             assert_leaves(allocation, image, reference.topk_boxes(one, budget))
 
 
+@pytest.mark.parametrize("pair_worth", [None, 0.55, 0.9])
 @pytest.mark.parametrize("fovea_threshold", [0, 0.5, 1])
 @pytest.mark.parametrize("context_share", [0, 0.1, 0.35, 1])
-def test_foveated_leaves_are_the_loop(context_share: float, fovea_threshold: float) -> None:
+def test_foveated_leaves_are_the_loop(context_share: float, fovea_threshold: float, pair_worth: float | None) -> None:
     """Blocks less the cells that were taken out of them, in raster order of their first cells, with tight boxes."""
     rng = np.random.default_rng(6)
     for _ in range(6):
@@ -148,17 +149,34 @@ def test_foveated_leaves_are_the_loop(context_share: float, fovea_threshold: flo
         budgets = random_budgets(rng, grids)
         cells = sum(rows * cols for rows, cols in grids)
         relevance = torch.from_numpy(rng.integers(1, 6, cells) / 5).float()  # many ties
-        config = ArrCocConfig(policy="foveated", context_share=context_share, fovea_threshold=fovea_threshold)
+        config = ArrCocConfig(
+            policy="foveated", context_share=context_share, fovea_threshold=fovea_threshold, pair_worth=pair_worth
+        )
         allocation = allocate(torch.zeros(cells, 1), relevance, torch.tensor(grids), torch.tensor(budgets), config)
         for image, ((rows, cols), budget) in enumerate(zip(grids, budgets, strict=True)):
             alone = allocation.image(image)
             known = alone.relevance.view(rows, cols).numpy()
-            leaves = reference.foveated_leaves(known, budget, context_share, fovea_threshold)
+            leaves = reference.foveated_leaves(known, budget, context_share, fovea_threshold, pair_worth)
             assert len(leaves) == budget
             assert alone.boxes.tolist() == [list(reference.bounding_box(leaf)) for leaf in leaves]
             expected = {cell: number for number, leaf in enumerate(leaves) for cell in leaf}
             places = [(y, x) for y in range(rows) for x in range(cols)]
             assert alone.cell_to_leaf.tolist() == [expected[place] for place in places]
+
+
+def test_a_line_across_two_rows_takes_half_of_the_tokens_in_pairs() -> None:
+    """And each cell has its own again as soon as there are enough."""
+    relevance = torch.full((64,), 0.001)
+    relevance[16:32] = 1.0  # rows 2 and 3
+    config = ArrCocConfig(policy="foveated", context_share=0, pair_worth=0.8)
+
+    def sizes(budget: int) -> list[list[int]]:
+        found = allocate(torch.zeros(64, 1), relevance, torch.tensor([[8, 8]]), torch.tensor([budget]), config)
+        return found.sizes[found.cell_to_leaf[16:32]].tolist()
+
+    assert sizes(9) == [[2, 1]] * 16
+    assert sizes(13).count([1, 1]) == 8
+    assert sizes(17) == [[1, 1]] * 16
 
 
 def test_foveated_shows_a_lone_cell_for_one_token() -> None:

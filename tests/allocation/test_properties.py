@@ -100,6 +100,7 @@ def configs(policy: str) -> st.SearchStrategy[ArrCocConfig]:
         policy=st.just(policy),
         max_level=max_levels,
         seed=st.integers(0, 2**31 - 1),
+        pair_worth=st.sampled_from([None, 0.51, 0.9]),
         region_size=st.sampled_from([3, 4, 8, 32]),
         tiers=st.sampled_from([(64, 100, 160, 256, 400), (4, 9, 16), (1, 2, 6, 12), (5,)]),
     )

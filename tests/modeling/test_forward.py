@@ -20,9 +20,10 @@ def assert_attended_close(ours, theirs, inputs, tolerance=1e-4):
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-@pytest.mark.parametrize("policy", ["lod", "foveated", "tiers", "uniform", "random", "topk"])
+@pytest.mark.parametrize("policy", ["lod", "foveated", "pairs", "tiers", "uniform", "random", "topk"])
 def test_logits_are_those_of_a_stock_model_fed_by_hand(host, stock, policy, side):
-    model = tiny_arrcoc_model(host, arrcoc_config={"policy": policy}, tie_word_embeddings=False)
+    block = {"policy": "foveated", "pair_worth": 0.9} if policy == "pairs" else {"policy": policy}
+    model = tiny_arrcoc_model(host, arrcoc_config=block, tie_word_embeddings=False)
     inputs = random_inputs(host, ROWS, budgets=BUDGETS, padding_side=side)
     with torch.no_grad():
         outputs = model(**inputs)

@@ -114,9 +114,11 @@ def test_without_a_glance_the_question_has_no_say(host):
         assert list(model(**random_inputs(host, ROWS, BUDGETS)).allocation.maps) == ["information"]
 
 
-@pytest.mark.parametrize("policy", ["lod", "foveated", "tiers", "uniform", "random", "topk"])
+@pytest.mark.parametrize("policy", ["lod", "foveated", "pairs", "tiers", "uniform", "random", "topk"])
 def test_batch_equals_singles_and_cache_equals_recomputation(host, policy):
     block = {"stage": "pixels", "policy": policy, "region_size": 4, "tiers": [2, 4, 9]}
+    if policy == "pairs":
+        block |= {"policy": "foveated", "pair_worth": 0.9}
     model = tiny_arrcoc_model(host, arrcoc_config=block, **UNTIED)
     singles = [random_inputs(host, [[grid]], [k], seed=k) for grid, k in (((9, 13), 30), ((5, 3), 4), ((7, 7), 20))]
     batch = collate(singles)
