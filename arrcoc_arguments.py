@@ -94,7 +94,7 @@ def fraction(text: str) -> float:
 
 
 def variant(text: str) -> tuple[str, dict[str, Any]]:
-    """Read a variant: its name, a colon, and what it changes, as `plain:query_weight=0,policy=uniform`.
+    """Read a variant: its name, a colon, and what it changes, as `plain:query_weight=0,pair_worth=null`.
 
     Raises:
         argparse.ArgumentTypeError: for anything else.
@@ -103,10 +103,12 @@ def variant(text: str) -> tuple[str, dict[str, Any]]:
     parts = [part.partition("=") for part in options.split(",")]
     if not re.fullmatch(r"[\w.-]+", name) or not all(key.isidentifier() and value for key, _, value in parts):
         raise argparse.ArgumentTypeError(f"found {text!r}; expected NAME:OPTION=VALUE,OPTION=VALUE")
-    return name, {key: _number_or_text(value) for key, _, value in parts}
+    return name, {key: _option_value(value) for key, _, value in parts}
 
 
-def _number_or_text(text: str) -> int | float | str:
+def _option_value(text: str) -> int | float | str | None:
+    if text == "null":
+        return None
     for read in (int, float):
         try:
             return read(text)

@@ -232,8 +232,8 @@ def add_eval(commands: Any) -> None:
         action="append",
         default=[],
         metavar="NAME:O=V,O=V",
-        help="one more policy arrcoc:NAME: ARR-COC with other options of its block, or of the checkpoint model=DIR; "
-        "may be given several times",
+        help="one more policy arrcoc:NAME: ARR-COC with other options of its block (null: not given), or of the "
+        "checkpoint model=DIR; may be given several times",
     )
     parser.add_argument("--host", choices=HOSTS, default="qwen3_vl", help="without --model, whose cells (qwen3_vl)")
     for name, which in (("min", "least"), ("max", "most")):

@@ -75,10 +75,9 @@ def test_bad_token_budget_is_a_usage_error(fails, tmp_path, document, text):
 
 
 def test_variant_is_read():
-    assert arrcoc_arguments.variant("no-query:query_weight=0,policy=uniform,relevance_floor=0.1,model=a/b") == (
-        "no-query",
-        {"query_weight": 0, "policy": "uniform", "relevance_floor": 0.1, "model": "a/b"},
-    )
+    text = "bare:query_weight=0,policy=uniform,relevance_floor=0.1,pair_worth=null,model=a/b"
+    options = {"query_weight": 0, "policy": "uniform", "relevance_floor": 0.1, "pair_worth": None, "model": "a/b"}
+    assert arrcoc_arguments.variant(text) == ("bare", options)
 
 
 @pytest.mark.parametrize("text", ["", "name", "name:", ":query_weight=0", "name:query_weight", "a b:query_weight=0"])
