@@ -9,11 +9,11 @@
 The tower learns to read (every visual token says which characters stand in its cell), last at the size of the pages,
 then the language model to find words and to copy them, in small windows and then on whole pages, and the ARR-COC
 block, from evidence, where to look; then tower and language model answer with 5 to 100 % of the tokens. Then all but
-the embeddings learns at once, from whole pages of two sizes that are narrowed, slanted and made bolder or lighter, and
-under budgets, and ends as the running mean of its weights; with the tower as it is then the block looks once more. The
-same command resumes where it was stopped, at any time. `--out` gets `state.pt`, `log.jsonl`, and in the end
-`checkpoint`, for `from_pretrained`, and `results.json`:
-exact answers on documents whose words, typefaces and layouts were nowhere in the training.
+the embeddings learns at once, from whole pages of two sizes that are narrowed, slanted and made bolder or lighter, of
+cells that share a token in pairs, and under budgets, and ends as the running mean of its weights; with the tower as it
+is then the block looks once more. The same command resumes where it was stopped, at any time. `--out` gets `state.pt`,
+`log.jsonl`, and in the end `checkpoint`, for `from_pretrained`, and `results.json`: exact answers on documents whose
+words, typefaces and layouts were nowhere in the training.
 """
 
 import argparse

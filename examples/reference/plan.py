@@ -20,6 +20,7 @@ from .reading import Reader
 from .stage_budgets import Exam, Questions, budget_step
 from .stage_listening import Glimpses, Widening, listening_step
 from .stage_looking import Glances, looking_step, measure_looking
+from .stage_pairs import PairedPages, paired_step
 from .stage_reading import Alternating, Crops, measure_reading, reading_step
 from .stage_together import Sights, Together, page_step, together_step
 from .tokenizer import CELL, build_tokenizer
@@ -28,7 +29,7 @@ from .watching import watch
 
 GUIDANCE = 0.3  # weight of what teaches beside the answers
 BUDGET_SHARES = (1.0, 0.5, 0.25, 0.25, 0.1, 0.1, 0.05)  # drawn from with equal chances
-SMALL_SHARES = (0.25, 0.25, 0.1, 0.1, 0.05)
+SMALL_SHARES = (0.25, 0.1, 0.1, 0.1, 0.05, 0.05)
 
 
 class Reference(nn.Module):
@@ -222,7 +223,7 @@ class Plan:
         )
 
     def _together(self) -> Stage:
-        """All but the embeddings learns at once, from pages as pixels; one of three batches is of large ones. What the
+        """All but the embeddings learns at once, from pages as pixels, two of three batches of large ones. What the
         model has learned of other pages it keeps by reading print of all kinds."""
         preset, model, reader = self.preset, self.reference.model, self.reference.reader
         side, tower = preset.pages.size, model.model.visual
@@ -240,10 +241,12 @@ class Plan:
                 SMALL_SHARES,
                 resized=0.2,
                 blind=0.04,
+                long=0.4,
                 together=preset.workers,
                 seed=7,
             )
-            return Together({"pages": Sights(self.writer, found, side, size), "budgets": questions, "print": crops})
+            pages, pairs = Sights(self.writer, found, side, size), PairedPages(found, side, size)
+            return Together({"pages": pages, "pairs": pairs, "budgets": questions, "print": crops})
 
         small, *large = map(batches, (preset.pages, *preset.large_pages))
         layers = {f"model.model.language_model.{part}": preset.rate / 3 for part in ("layers", "norm")}
@@ -252,11 +255,12 @@ class Plan:
             name="together",
             steps=preset.together,
             rates=layers | encoder | {"model.model.arrcoc.relevance": preset.rate / 4, "reader": 1.25 * preset.rate},
-            batch=Alternating((small, small, *large), together=preset.workers),
+            batch=Alternating((small, *large, *large), together=preset.workers),
             loss=partial(
                 together_step,
                 {
                     "pages": (1.0, partial(page_step, model, reader, GUIDANCE)),
+                    "pairs": (0.5, partial(paired_step, model, reader)),
                     "budgets": (1.0, partial(budget_step, model, looking=1.0)),
                     "print": (GUIDANCE, partial(reading_step, tower, reader)),
                 },

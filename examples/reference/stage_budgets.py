@@ -42,6 +42,7 @@ class Questions:
         shares: budgets to draw from, as shares of the native tokens.
         resized: share of the batches whose pages are made smaller instead.
         blind: share of the documents that are taken away: a picture without anything to read has no answer.
+        long: share of the documents that are asked for the longest of their answers, which needs the most tokens.
         together: batches in a row of one budget: those of processes that wait for each other.
         seed: of the randomness.
     """
@@ -53,6 +54,7 @@ class Questions:
     shares: tuple[float, ...] = (1.0,)
     resized: float = 0.0
     blind: float = 0.0
+    long: float = 0.0
     together: int = 1
     seed: int = 3
 
@@ -62,7 +64,10 @@ class Questions:
         while len(asked) < self.size:
             place = self.places[dice.integers(len(self.places))]
             if turns := asked_turns(*place):
-                asked.append((place, led(turns[dice.integers(len(turns))], dice)))
+                turn = turns[dice.integers(len(turns))]
+                if self.long and dice.random() < self.long:
+                    turn = max(turns, key=lambda turn: len(turn.answer))
+                asked.append((place, led(turn, dice)))
         common = np.random.default_rng((self.seed, self.together, step // self.together))
         share = float(common.choice(self.shares))
         side = self.resized_side(share) if common.random() < self.resized else self.side

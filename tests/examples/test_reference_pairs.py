@@ -1,0 +1,76 @@
+"""Whole pages that are read in pairs of cells."""
+
+import numpy as np
+import pytest
+import torch
+from reference.cache import shards
+from reference.features import places
+from reference.model import HOSTS
+from reference.plan import Plan, Reference
+from reference.reading import FIRST, cell_texts
+from reference.stage_budgets import Questions
+from reference.stage_pairs import PairedPages, paired_cells, paired_step
+from reference.tokenizer import CELL
+
+
+@pytest.mark.parametrize("offset", [0, 1])
+@pytest.mark.parametrize("rows", [4, 5])
+def test_pairs_are_the_loop(rows, offset):
+    found = paired_cells(2, rows, 3, offset)
+    leaves = []
+    for top in range(-offset, rows, 2):
+        leaves += [[max(top, 0), x, min(top + 2, rows), x + 1] for x in range(3)]
+    assert found.boxes.tolist() == leaves * 2 and found.budgets.tolist() == [len(leaves)] * 2
+    for image in range(2):
+        for y in range(rows):
+            for x in range(3):
+                top, left, bottom, right = found.boxes[found.cell_to_leaf[(image * rows + y) * 3 + x]].tolist()
+                assert top <= y < bottom and left <= x < right
+                assert found.cell_to_leaf[(image * rows + y) * 3 + x] // len(leaves) == image
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2, 3])
+def test_a_pair_is_read_as_its_cells_are(root, preset, seed):
+    """The letters of a pair are those of its two cells."""
+    pages = PairedPages(places(shards(preset.pages, root)), 512, 1, warped=0.0, seed=seed)
+    batch = pages(0)
+    offset = int(batch["offset"])
+    dice = np.random.default_rng((seed, 0))
+    dice.integers(2)
+    shard, index = pages.places[dice.integers(len(pages.places))]
+    centers, codes, starts = shard.letters(index)
+    single = cell_texts(centers * 512 / shard.pixels.shape[1], codes, starts, 16, 16)
+    pairs = paired_cells(1, 16, 16, offset)
+    assert len(batch["texts"]) == len(pairs.boxes)
+
+    def letters(texts):
+        return sorted(texts[texts > FIRST].tolist())
+
+    for leaf, text in enumerate(batch["texts"]):
+        cells = single[(pairs.cell_to_leaf == leaf).numpy()]
+        if (cells[:, -1] == 0).all() and text[-1] == 0:  # no cell is too full
+            assert letters(text) == letters(torch.from_numpy(cells))
+    assert len(batch["values"]) == (512 // CELL) ** 2 * 4
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_tower_and_reader_learn_from_pairs(root, preset, host):
+    reference = Reference("micro", host)
+    batch = PairedPages(places(shards(preset.pages, root)), 256, 2)(1)
+    loss, metrics = paired_step(reference.model, reference.reader, batch)
+    loss.backward()
+    assert 0 <= metrics["read"] <= 1 and loss > 1
+    for weights in (reference.reader.cell_head.weight, reference.model.model.visual.blocks[0].attn.qkv.weight):
+        assert weights.grad.abs().max() > 0
+
+
+def test_some_questions_are_those_of_the_longest_answer(root, preset):
+    reference = Reference("micro")
+    plan = Plan(preset, root, reference)
+    found = places(shards(preset.pages, root))
+
+    def answers(share):
+        labels = Questions(plan.writer, found, 256, 8, long=share)(0)["labels"]
+        return (labels >= 0).sum(1)
+
+    assert answers(1.0).float().mean() > answers(0.0).float().mean()
