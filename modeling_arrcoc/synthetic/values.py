@@ -20,11 +20,11 @@ def digits(dice: Dice, count: int) -> str:
     return str(dice.integer(1, 9)) + "".join(dice.pick(_DIGITS) for _ in range(count - 1))
 
 
-_NOTATIONS = 11
+_NOTATIONS = 12
 
 
 def date(dice: Dice, notation: int | None = None) -> str:
-    """A calendar date in one of eleven common notations, a random one if none is given."""
+    """A calendar date in one of twelve common notations, a random one if none is given."""
     day, month = dice.integer(1, 28), dice.integer(1, 12)
     year = dice.integer(1962, 2024)
     name = wordlists.MONTHS[month - 1]
@@ -41,6 +41,7 @@ def date(dice: Dice, notation: int | None = None) -> str:
         f"{day:02d}-{month:02d}-{year}",
         f"{day:02d}.{month:02d}.{year}",
         f"{day:02d}-{name[:3].upper()}-{year % 100:02d}",
+        f"{day:02d}-{name[:3].upper()}-{year}",
     )[notation]
 
 

@@ -8,7 +8,7 @@ import pytest
 from arrcoc.synthetic import SPLITS
 from arrcoc.synthetic.asking import number_in
 from arrcoc.synthetic.dice import Dice
-from arrcoc.synthetic.values import VALUE_KINDS, column, digits, sentence, value
+from arrcoc.synthetic.values import VALUE_KINDS, column, date, digits, sentence, value
 from arrcoc.synthetic.vocabulary import lexicon
 
 
@@ -21,6 +21,20 @@ def test_values_are_clean_texts(kind, split):
         assert text and text == " ".join(text.split()) and text.isascii()
         assert "{" not in text and "}" not in text
     assert len(set(found)) >= {"yesno": 4, "currency": 4, "terms": 7, "status": 10}.get(kind, 40)
+
+
+@pytest.mark.parametrize(
+    ("notation", "pattern"),
+    [
+        (0, r"[A-Z][a-z]+ \d\d?, \d{4}"),
+        (3, r"\d\d? [A-Z][a-z]{2} \d{4}"),
+        (7, r"\d{4}-\d\d-\d\d"),
+        (10, r"\d\d-[A-Z]{3}-\d\d"),
+        (11, r"\d\d-[A-Z]{3}-\d{4}"),
+    ],
+)
+def test_dates_have_a_notation(notation, pattern):
+    assert all(re.fullmatch(pattern, date(Dice(seed), notation)) for seed in range(50))
 
 
 @pytest.mark.parametrize("kind", ["amount", "measure", "decimal", "percent", "integer"])
