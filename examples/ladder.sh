@@ -67,10 +67,10 @@ evaluate learned-budget --model "$out/learned/merged" --budgets learned,auto:cal
     --policies arrcoc,resize
 policies="arrcoc,arrcoc-lod,arrcoc-tiers,arrcoc-topk,arrcoc-uniform,arrcoc-random"
 evaluate options --model arrcoc-tiny --budgets 64,25 \
-    --policies "$policies,arrcoc:no-question,arrcoc:no-information,arrcoc:salience,arrcoc:no-balance,arrcoc:no-deepstack,arrcoc:no-spread,arrcoc:wide-spread,arrcoc:no-threshold,arrcoc:coarse-grid,arrcoc:more-context,arrcoc:matched-positions,arrcoc:after-the-tower" \
+    --policies "$policies,arrcoc:no-question,arrcoc:no-information,arrcoc:salience,arrcoc:no-balance,arrcoc:no-deepstack,arrcoc:no-spread,arrcoc:wide-spread,arrcoc:no-threshold,arrcoc:no-pairs,arrcoc:coarse-grid,arrcoc:more-context,arrcoc:matched-positions,arrcoc:after-the-tower" \
     --variant no-question:query_weight=0 --variant no-information:information_weight=0 \
     --variant salience:salience_weight=1 --variant "no-balance:model=$out/no-balance" \
     --variant "no-deepstack:model=$out/no-deepstack" \
     --variant no-spread:relevance_spread=0 --variant wide-spread:relevance_spread=1 \
-    --variant no-threshold:fovea_threshold=0 --variant coarse-grid:context_share=0.1 --variant more-context:context_share=0.3 \
+    --variant no-threshold:fovea_threshold=0 --variant no-pairs:pair_worth=null --variant coarse-grid:context_share=0.1 --variant more-context:context_share=0.3 \
     --variant matched-positions:position_scale=matched --variant after-the-tower:stage=features
