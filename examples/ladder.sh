@@ -66,7 +66,7 @@ test -e "$out/calibration/calibration.json" || arrcoc calibrate --model "$out/le
 evaluate learned-budget --model "$out/learned/merged" --budgets learned,auto:calibrated,auto:two_mode,64,25 \
     --policies arrcoc,resize
 policies="arrcoc,arrcoc-lod,arrcoc-tiers,arrcoc-topk,arrcoc-uniform,arrcoc-random"
-evaluate options --model arrcoc-tiny --budgets 64,25 \
+evaluate options --model arrcoc-tiny --budgets 64,25,12 \
     --policies "$policies,arrcoc:no-question,arrcoc:no-information,arrcoc:salience,arrcoc:no-balance,arrcoc:no-deepstack,arrcoc:no-spread,arrcoc:wide-spread,arrcoc:no-threshold,arrcoc:no-pairs,arrcoc:coarse-grid,arrcoc:more-context,arrcoc:matched-positions,arrcoc:after-the-tower" \
     --variant no-question:query_weight=0 --variant no-information:information_weight=0 \
     --variant salience:salience_weight=1 --variant "no-balance:model=$out/no-balance" \
