@@ -3,7 +3,7 @@
     python examples/train_reference.py --preset quick --out runs/quick  # two cores, ten minutes: that it learns at all
     python examples/train_reference.py --preset cpu --out runs/cpu      # two cores, six hours
     python examples/train_reference.py --preset gpu --out runs/gpu --minutes 9  # one large GPU, three times
-    python examples/train_reference.py --preset plain --host qwen2_5_vl --out runs/twin  # the other host, two hours
+    python examples/train_reference.py --preset plain --host qwen2_5_vl --out runs/twin  # the other host, three hours
     python examples/train_reference.py --start arrcoc-tiny --stages together --out runs/further  # go on from weights
 
 The tower learns to read (every visual token says which characters stand in its cell), last at the size of the pages,
