@@ -34,14 +34,15 @@ def read_version() -> str:
 INSTALL_REQUIRES = [
     "torch>=2.6",
     "transformers>=5.20,<6",
+    "accelerate>=1.1",  # for `device_map`
     "safetensors>=0.4.3",
     "pillow>=10.1",
     "numpy>=1.26",
 ]
 
 EXTRAS_REQUIRE = {
-    "train": ["peft>=0.18,<1", "accelerate>=1.1", "trl>=1.16,<2; python_version >= '3.11'", "datasets>=4.0"],
-    "eval": ["accelerate>=1.1", "datasets>=4.0", "evaluate>=0.4.3", "matplotlib>=3.8"],
+    "train": ["peft>=0.18,<1", "trl>=1.16,<2; python_version >= '3.11'", "datasets>=4.0"],
+    "eval": ["datasets>=4.0", "evaluate>=0.4.3", "matplotlib>=3.8"],
     "flash": ["flash-attn>=2.6"],
     "video": ["torchvision>=0.21"],
     "dev": [

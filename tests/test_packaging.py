@@ -65,6 +65,12 @@ def test_tested_versions_lie_in_the_ranges_of_setup():
             assert requirement.specifier.contains(version), f"{pin} is outside of {requirement}"
 
 
+def test_examples_need_no_extra():
+    """`device_map` needs accelerate, which `pip install -e .` must bring."""
+    assert "device_map" in (ROOT / "README.md").read_text() and "device_map" in (ROOT / "model_card.md").read_text()
+    assert "accelerate" in {Requirement(line).name for line in setup_constant("INSTALL_REQUIRES")}
+
+
 def test_model_card_template_renders_to_valid_metadata():
     values = {
         "base_model": "Qwen/Qwen3-VL-2B-Instruct",

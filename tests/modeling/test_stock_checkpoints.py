@@ -130,7 +130,6 @@ def test_shards(host, tmp_path):
 
 @pytest.mark.parametrize("device_map", ["auto", "cpu", {"": "cpu"}], ids=str)
 def test_device_maps(host, tmp_path, device_map):
-    pytest.importorskip("accelerate")
     tiny_stock_model(host, tie_word_embeddings=False).save_pretrained(tmp_path)
     model = ARRCOC_MODELS[host].from_pretrained(tmp_path, device_map=device_map)
     assert {parameter.device.type for parameter in model.parameters()} == {"cpu"}
@@ -143,7 +142,6 @@ def test_device_maps(host, tmp_path, device_map):
 
 def test_weights_on_disk(host, tmp_path):
     """Tower and half of the language model stay on disk and are read when they are needed."""
-    pytest.importorskip("accelerate")
     tiny_stock_model(host, tie_word_embeddings=False).save_pretrained(tmp_path / "stock")
     where = {"model.visual": "disk", "model.language_model": "cpu", "lm_head": "disk"}
     where |= {f"model.language_model.layers.{layer}": "disk" for layer in (0, 2)}

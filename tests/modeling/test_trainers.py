@@ -11,8 +11,6 @@ from tests.helpers.tiny_processors import CELL_SIZE, tiny_processor
 from tests.learned.helpers import perturb
 
 
-pytest.importorskip("accelerate")
-
 # trl 1.16 and accelerate 1.15 know activation checkpointing by its old name.
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
 

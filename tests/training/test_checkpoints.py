@@ -25,8 +25,6 @@ from arrcoc.training.checkpoints import (
 )
 
 
-pytest.importorskip("accelerate")
-
 DIM = 96
 
 

@@ -4,7 +4,6 @@ import hashlib
 import json
 from pathlib import Path
 
-import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -90,7 +89,6 @@ def test_a_configuration_without_its_parts_names_the_tensors_of_them(host, saved
 
 
 def test_an_offloaded_tower_is_refused(host, stock, saved, tmp_path):
-    pytest.importorskip("accelerate")
     where = {"model.visual": "disk", "model.language_model": "cpu", "lm_head": "cpu"}
     model = ARRCOC_MODELS[host].from_pretrained(stock, device_map=where, offload_folder=tmp_path / "offload")
     refused(model, saved, "found a vision tower that is offloaded")

@@ -189,7 +189,6 @@ def ids(rows):
 
 def test_accelerate_deals_out_and_resumes(dataset):
     """Prepared, skipped and set to an epoch as the Trainer does it, also over several processes."""
-    pytest.importorskip("accelerate")
     from accelerate import skip_first_batches
     from accelerate.data_loader import prepare_data_loader
 
