@@ -92,7 +92,7 @@ def main() -> None:
     drawers = start_drawing(drawing, root, max(2, (os.cpu_count() or 1) - 2)) if worker[0] == 0 else []
 
     torch.manual_seed(0)
-    reference = Reference(preset.model, options.host).to("cuda" if on_gpu else "cpu")
+    reference = Reference(preset.model, options.host, **preset.block).to("cuda" if on_gpu else "cpu")
     if options.start is not None:
         load_checkpoint(reference, options.start)
     plan = Plan(preset, root, reference)

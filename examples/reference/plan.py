@@ -21,7 +21,7 @@ from .stage_budgets import Exam, Questions, budget_step
 from .stage_listening import Glimpses, Widening, listening_step
 from .stage_looking import Glances, looking_step, measure_looking
 from .stage_pairs import PairedPages, paired_step
-from .stage_reading import Alternating, Crops, measure_reading, reading_step
+from .stage_reading import Alternating, Crops, WarpedPages, measure_reading, reading_step
 from .stage_together import Sights, Together, page_step, together_step
 from .tokenizer import CELL, build_tokenizer
 from .watching import watch
@@ -38,12 +38,13 @@ class Reference(nn.Module):
     Args:
         size: of the model, one of `model.SIZES`.
         host: its architecture, one of `model.HOSTS`.
+        block: options of the ARR-COC block, where not those of `presets.BLOCK`.
     """
 
-    def __init__(self, size: str, host: str = "qwen3_vl"):
+    def __init__(self, size: str, host: str = "qwen3_vl", **block: Any):
         super().__init__()
         self.tokenizer = build_tokenizer()
-        self.model = build_model(size, self.tokenizer, host, **BLOCK)
+        self.model = build_model(size, self.tokenizer, host, **BLOCK | block)
         self.reader = Reader(self.model.model.visual)
         quicken(self.model.model.visual)
         self.model.set_attn_implementation({"text_config": CAUSAL})
@@ -134,11 +135,12 @@ class Plan:
                 (4 * count, glance, (0.85 * zoom / 2, 1.2 * zoom / 2)),
             )
         )
+        warped = WarpedPages(places(shards(preset.pages, self.root)), whole, count)
         return Stage(
             name="enlarged",
             steps=preset.enlarged,
             rates={"model.model.visual": preset.rate / 2, "reader": preset.rate / 2},
-            batch=Alternating((near, near, near, far)),
+            batch=Alternating((near, warped, near, warped, far)),
             loss=partial(reading_step, tower, reader),
             validate=partial(
                 measure_reading,
@@ -241,13 +243,23 @@ class Plan:
                 SMALL_SHARES,
                 resized=0.2,
                 blind=0.04,
-                long=0.4,
+                long=0.3,
+                codes=0.25,
                 together=preset.workers,
                 seed=7,
             )
             pages, pairs = Sights(self.writer, found, side, size), PairedPages(found, side, size)
-            return Together({"pages": pages, "pairs": pairs, "budgets": questions, "print": crops})
+            parts = {"pages": pages, "pairs": pairs, "budgets": questions, "print": crops}
+            return Together({kind: parts[kind] for kind in losses})
 
+        losses = {
+            "pages": (1.0, partial(page_step, model, reader, GUIDANCE)),
+            "pairs": (0.5, partial(paired_step, model, reader)),
+            "budgets": (1.0, partial(budget_step, model, looking=1.0)),
+            "print": (GUIDANCE, partial(reading_step, tower, reader)),
+        }
+        if model.config.arrcoc_config.pair_worth is None:
+            del losses["pairs"]
         small, *large = map(batches, (preset.pages, *preset.large_pages))
         layers = {f"model.model.language_model.{part}": preset.rate / 3 for part in ("layers", "norm")}
         encoder = {f"model.model.visual.{part}": preset.rate / 5 for part in ("blocks", "merger", "deepstack")}
@@ -256,15 +268,7 @@ class Plan:
             steps=preset.together,
             rates=layers | encoder | {"model.model.arrcoc.relevance": preset.rate / 4, "reader": 1.25 * preset.rate},
             batch=Alternating((small, *large, *large), together=preset.workers),
-            loss=partial(
-                together_step,
-                {
-                    "pages": (1.0, partial(page_step, model, reader, GUIDANCE)),
-                    "pairs": (0.5, partial(paired_step, model, reader)),
-                    "budgets": (1.0, partial(budget_step, model, looking=1.0)),
-                    "print": (GUIDANCE, partial(reading_step, tower, reader)),
-                },
-            ),
+            loss=partial(together_step, losses),
             validate=partial(self._watched, self.exam(preset.validation, preset.exam)),
             decay=0.5,
             muon=("model.model.language_model", "model.model.visual"),

@@ -1,7 +1,8 @@
 """How much of what: the presets of the training."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from .cache import Drawing
 
@@ -46,6 +47,7 @@ class Preset:
         workers: processes.
         exam: documents of a measurement during the training.
         validate_every: steps.
+        block: options of the ARR-COC block, where not those of `BLOCK`.
     """
 
     model: str
@@ -72,6 +74,7 @@ class Preset:
     workers: int = 2
     exam: int = 192
     validate_every: int = 400
+    block: Mapping[str, Any] = field(default_factory=dict)
 
     def drawings(self, stages: Sequence[str] = STAGES) -> list[Drawing]:
         """Documents that stages and the measurement after them need, those of the pages first."""
@@ -146,6 +149,7 @@ PRESETS = {
         together=850,
         goal=0.97,
         validate_every=800,
+        block={"pair_worth": None},  # on validation pages pairs brought this model nothing
     ),
     "cpu": Preset(
         model="tiny",

@@ -1,5 +1,6 @@
 """Stage 5: tower and language model learn to answer with fewer tokens; and what the model can do is measured."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,6 +23,7 @@ from .tokenizer import CELL
 
 
 UNREADABLE = "unreadable"
+CODE = re.compile(r"(?=.*[A-Z])(?=.*[0-9])[A-Z0-9./-]{5,}")  # capitals and digits, which nothing but sight tells apart
 
 
 def without_answer(turn: Turn) -> Turn:
@@ -43,6 +45,7 @@ class Questions:
         resized: share of the batches whose pages are made smaller instead.
         blind: share of the documents that are taken away: a picture without anything to read has no answer.
         long: share of the documents that are asked for the longest of their answers, which needs the most tokens.
+        codes: share of them that are asked for one in capitals and digits, if they have any.
         together: batches in a row of one budget: those of processes that wait for each other.
         seed: of the randomness.
     """
@@ -55,6 +58,7 @@ class Questions:
     resized: float = 0.0
     blind: float = 0.0
     long: float = 0.0
+    codes: float = 0.0
     together: int = 1
     seed: int = 3
 
@@ -64,10 +68,7 @@ class Questions:
         while len(asked) < self.size:
             place = self.places[dice.integers(len(self.places))]
             if turns := asked_turns(*place):
-                turn = turns[dice.integers(len(turns))]
-                if self.long and dice.random() < self.long:
-                    turn = max(turns, key=lambda turn: len(turn.answer))
-                asked.append((place, led(turn, dice)))
+                asked.append((place, led(self._chosen(turns, dice), dice)))
         common = np.random.default_rng((self.seed, self.together, step // self.together))
         share = float(common.choice(self.shares))
         side = self.resized_side(share) if common.random() < self.resized else self.side
@@ -77,6 +78,15 @@ class Questions:
             (place, without_answer(turn) if number in blind else turn) for number, (place, turn) in enumerate(asked)
         ]
         return self.collate(asked, share if side == self.side else 1.0, side, blind)
+
+    def _chosen(self, turns: Sequence[Turn], dice: np.random.Generator) -> Turn:
+        """The question of a document, of those that it has."""
+        chance = dice.random()
+        if chance < self.long:
+            return max(turns, key=lambda turn: len(turn.answer))
+        codes = [turn for turn in turns if CODE.fullmatch(turn.answer)] if chance < self.long + self.codes else []
+        among = codes or turns
+        return among[dice.integers(len(among))]
 
     def resized_side(self, share: float) -> int:
         """Side in pixels of pages that are made so small that they take a share of the tokens."""

@@ -1,6 +1,6 @@
 """Stages 1 and 2: the tower learns to read, print of all sizes and then pages as they will be answered about."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,10 +11,12 @@ from torch import Tensor, nn
 from transformers.vision_utils import get_vision_interpolation_indices_and_weights, get_vision_position_ids
 
 from .cache import Shard
-from .features import deepstack_of
+from .features import Place, deepstack_of
 from .loop import Metrics, to_device
 from .pictures import MERGE, Cut, patches, random_cut
-from .reading import NOTHING, Reader, reading_accuracy, reading_loss
+from .reading import NOTHING, Reader, cell_texts, patch_letters, reading_accuracy, reading_loss
+from .tokenizer import CELL
+from .warps import strong_warp
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,38 @@ class Crops:
         seen = (chosen[:, None] * MERGE**2 + torch.arange(MERGE**2)).flatten()  # (patches,)
         batch |= {"values": values[seen], "cells": batch["cells"][chosen], "letters": batch["letters"][seen]}
         return {**batch, "seen": seen}
+
+
+@dataclass(frozen=True)
+class WarpedPages:
+    """Pages as other typefaces and cameras would give them, a batch for each number.
+
+    Args:
+        places: documents, square and of one size.
+        side: in pixels that they are seen at.
+        size: pages of a batch.
+        seed: of the randomness.
+    """
+
+    places: Sequence[Place]
+    side: int
+    size: int
+    seed: int = 19
+
+    def __call__(self, step: int) -> dict[str, Tensor]:
+        dice = np.random.default_rng((self.seed, step))
+        rows, pages, cells, letters = self.side // CELL, [], [], []
+        for _ in range(self.size):
+            shard, index = self.places[dice.integers(len(self.places))]
+            page = shard.pixels[index]
+            warp = strong_warp(len(page), dice)
+            centers, codes, starts = shard.letters(index)
+            centers = warp.moved(centers) * (self.side / len(page))
+            pages.append(warp.draw(page, self.side))
+            cells.append(cell_texts(centers, codes, starts, rows, rows))
+            letters.append(patch_letters(centers, codes, rows, rows))
+        values, grids = patches(pages)
+        return {"values": values, "grids": grids, "cells": _joined(cells), "letters": _joined(letters)}
 
 
 @dataclass(frozen=True)

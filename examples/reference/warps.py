@@ -9,7 +9,9 @@ from PIL import Image, ImageFilter
 from .answering import Turn
 
 
-LEAST_SCALE, MOST_SLANT, MOST_WEIGHT = 0.72, 0.15, 0.6
+# Of pages that stay whole, because questions are asked about them, and of pages that are read alone.
+LEAST_SCALE, MOST_SLANT, MOST_WEIGHT = 0.68, 0.25, 0.6
+STRONG_SCALES, STRONG_SLANT, STRONG_WEIGHT = (0.68, 1.3), 0.3, 0.8
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,21 @@ def random_warp(size: int, dice: np.random.Generator) -> Warp:
     slant = dice.uniform(-MOST_SLANT, MOST_SLANT) if dice.random() < 0.5 else 0.0
     across, down = (dice.uniform(LEAST_SCALE, 1.0) if dice.random() < 0.6 else 1.0 for _ in range(2))
     linear = np.array([[min(across, 1 - abs(slant)), slant], [0.0, down]])
-    shift = size / 2 - linear @ (size / 2, size / 2)
     weight = dice.uniform(-MOST_WEIGHT, MOST_WEIGHT) if dice.random() < 0.4 else 0.0
+    return _about_the_middle(linear, size, weight)
+
+
+def strong_warp(size: int, dice: np.random.Generator) -> Warp:
+    """A stronger change of pages of `size` pixels, some enlarged; any part of what is too large then is seen."""
+    slant = dice.uniform(-STRONG_SLANT, STRONG_SLANT) if dice.random() < 0.6 else 0.0
+    across, down = (dice.uniform(*STRONG_SCALES) if dice.random() < 0.7 else 1.0 for _ in range(2))
+    beyond = np.maximum([across + abs(slant) - 1, down - 1], 0)
+    moved = dice.uniform(-size / 2, size / 2, 2) * beyond
+    weight = dice.uniform(-STRONG_WEIGHT, STRONG_WEIGHT) if dice.random() < 0.5 else 0.0
+    return _about_the_middle(np.array([[across, slant], [0.0, down]]), size, weight, moved)
+
+
+def _about_the_middle(linear: NDArray, size: int, weight: float, moved: NDArray | float = 0.0) -> Warp:
+    """A linear change `(2, 2)` that leaves the middle of a page where it is, and then moves all `(2,)`."""
+    shift = size / 2 - linear @ (size / 2, size / 2) + moved
     return Warp(np.column_stack([linear, shift]), weight)

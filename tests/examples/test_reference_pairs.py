@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from reference.answering import asked_turns
 from reference.cache import shards
 from reference.features import places
 from reference.model import HOSTS
 from reference.plan import Plan, Reference
 from reference.reading import FIRST, cell_texts
-from reference.stage_budgets import Questions
+from reference.stage_budgets import CODE, Questions
 from reference.stage_pairs import PairedPages, paired_cells, paired_step
 from reference.tokenizer import CELL
 
@@ -64,6 +65,13 @@ def test_tower_and_reader_learn_from_pairs(root, preset, host):
         assert weights.grad.abs().max() > 0
 
 
+def test_a_model_without_pairs_reads_none(root, preset):
+    (stage,) = Plan(preset, root, Reference("micro", pair_worth=None)).stages(["together"])
+    loss, metrics = stage.loss(stage.batch(0))
+    assert torch.isfinite(loss)
+    assert {name.split(".")[0] for name in metrics} == {"pages", "budgets", "print"}
+
+
 def test_some_questions_are_those_of_the_longest_answer(root, preset):
     reference = Reference("micro")
     plan = Plan(preset, root, reference)
@@ -74,3 +82,24 @@ def test_some_questions_are_those_of_the_longest_answer(root, preset):
         return (labels >= 0).sum(1)
 
     assert answers(1.0).float().mean() > answers(0.0).float().mean()
+
+
+def test_some_questions_are_those_of_codes(root, preset):
+    writer = Plan(preset, root, Reference("micro")).writer
+    found = places(shards(preset.pages, root))
+    with_codes = [place for place in found if any(CODE.fullmatch(turn.answer) for turn in asked_turns(*place))]
+
+    def answers(share):
+        labels = Questions(writer, with_codes, 256, 16, codes=share)(0)["labels"]
+        return [writer.tokenizer.decode(row[row >= 0], skip_special_tokens=True) for row in labels]
+
+    assert with_codes and all(CODE.fullmatch(answer) for answer in answers(1.0))
+    assert not all(CODE.fullmatch(answer) for answer in answers(0.0))
+
+
+@pytest.mark.parametrize(
+    ("answer", "is_code"),
+    [("17-OCT-2024", True), ("AB-1234", True), ("2024", False), ("TOTAL", False), ("A1", False), ("Tue 12", False)],
+)
+def test_codes_are_of_capitals_and_digits(answer, is_code):
+    assert bool(CODE.fullmatch(answer)) == is_code

@@ -10,10 +10,12 @@ from reference.cache import shards
 from reference.features import enlarged, places, tower_view
 from reference.loop import Trainer
 from reference.model import HOSTS
+from reference.pictures import Cut, patches
 from reference.plan import Plan, Reference
 from reference.stage_listening import guided_layers, listening_step
+from reference.stage_reading import WarpedPages, measure_reading
 from reference.stage_together import Sights, page_step
-from reference.warps import LEAST_SCALE, MOST_SLANT, Warp, random_warp
+from reference.warps import LEAST_SCALE, MOST_SLANT, STRONG_SCALES, STRONG_SLANT, Warp, random_warp, strong_warp
 
 
 SQUARE = 6
@@ -32,14 +34,21 @@ def darkest(picture):
     return np.array([columns.mean(), rows.mean()]) + 0.5
 
 
+@pytest.mark.parametrize("make", [random_warp, strong_warp])
 @pytest.mark.parametrize("seed", range(8))
-def test_a_warp_moves_letters_with_the_page(seed):
-    warp = random_warp(256, np.random.default_rng(seed))
+def test_a_warp_moves_letters_with_the_page(seed, make):
+    warp = make(256, np.random.default_rng(seed))
     for center in ((40, 50), (200, 60), (128, 220)):
-        picture = warp.draw(page_with_a_square(256, center), 512)
-        assert np.abs(darkest(picture) - 2 * warp.moved(np.array(center))).max() < 1.5
-    corners = warp.moved(np.array([(0, 0), (256, 0), (0, 256), (256, 256)]))
-    assert corners.min() > -1e-6 and corners.max() < 256 + 1e-6  # all is still seen
+        moved = 2 * warp.moved(np.array(center))
+        if (moved > 2 * SQUARE).all() and (moved < 512 - 2 * SQUARE).all():
+            assert np.abs(darkest(warp.draw(page_with_a_square(256, center), 512)) - moved).max() < 1.5
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_of_a_page_that_is_asked_about_all_is_still_seen(seed):
+    corners = np.array([(0, 0), (256, 0), (0, 256), (256, 256)])
+    corners = random_warp(256, np.random.default_rng(seed)).moved(corners)
+    assert corners.min() > -1e-6 and corners.max() < 256 + 1e-6
 
 
 def test_warps_are_as_far_as_they_may_be_and_no_farther():
@@ -47,7 +56,37 @@ def test_warps_are_as_far_as_they_may_be_and_no_farther():
     across, slant, down = matrices[:, 0, 0], matrices[:, 0, 1], matrices[:, 1, 1]
     assert across.min() >= LEAST_SCALE and across.max() == 1 and across.min() < 0.75
     assert down.min() >= LEAST_SCALE and (down == 1).any()
-    assert -MOST_SLANT <= slant.min() < -0.12 and 0.12 < slant.max() <= MOST_SLANT and (slant == 0).any()
+    assert -MOST_SLANT <= slant.min() < -0.2 and 0.2 < slant.max() <= MOST_SLANT and (slant == 0).any()
+
+
+def test_strong_warps_are_stronger_and_leave_the_picture_full():
+    matrices = np.array([strong_warp(256, np.random.default_rng(seed)).matrix for seed in range(200)])
+    across, slant, down = matrices[:, 0, 0], matrices[:, 0, 1], matrices[:, 1, 1]
+    least, most = STRONG_SCALES
+    for scales in (across, down):
+        assert least <= scales.min() < 0.75 and 1.2 < scales.max() <= most and (scales == 1).any()
+    assert MOST_SLANT < np.abs(slant).max() <= STRONG_SLANT
+    enlarged_ones = matrices[(across > 1) & (down > 1) & (slant == 0)]
+    corners = enlarged_ones[:, :, :2] @ np.array([(0, 0), (256, 256)]).T + enlarged_ones[:, :, 2:]  # (warps, 2, 2)
+    assert len(corners) > 5 and corners[..., 0].max() <= 1e-6 and corners[..., 1].min() >= 256 - 1e-6
+
+
+def test_warped_pages_say_where_their_letters_are(root, preset, monkeypatch):
+    still = Warp(np.eye(2, 3))
+    monkeypatch.setattr("reference.stage_reading.strong_warp", lambda size, dice: still)
+    found = places(shards(preset.pages, root))
+    batch = WarpedPages(found, 512, 2)(3)
+    dice = np.random.default_rng((19, 3))
+    for number in range(2):
+        shard, index = found[dice.integers(len(found))]
+        picture, cells, letters = Cut(shard, index, 0, 0, 256).draw(512)
+        for name, expected in (("cells", cells), ("letters", letters)):
+            np.testing.assert_array_equal(batch[name].chunk(2)[number], expected)
+        assert (batch["values"].chunk(2)[number] - patches([picture])[0]).abs().mean() < 0.02
+    assert all(torch.equal(values, WarpedPages(found, 512, 2)(3)[name]) for name, values in batch.items())
+    reference = Reference("micro")
+    shares = measure_reading(reference.model.model.visual, reference.reader, {"warped": WarpedPages(found, 512, 2)}, 1)
+    assert 0 <= shares["warped"] < 0.5
 
 
 @pytest.mark.parametrize(("weight", "darker"), [(0.5, True), (-0.5, False)])
