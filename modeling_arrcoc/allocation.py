@@ -8,6 +8,7 @@ have no loop over cells, leaves or images, and give an image the same leaves wha
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -160,13 +161,14 @@ def allocate(
         relevance (`Tensor` of shape `(cells,)`): relevance of each cell, positive and finite.
         grids (`Tensor` of shape `(images, 2)`): rows and columns of each image, in cells.
         budgets (`Tensor` of shape `(images,)`): leaves of each image.
-        config ([`ArrCocConfig`]): `policy`, `max_level`, `context_share`, `fovea_threshold`, `pair_worth`, `tiers`,
-            `region_size`, `position_scale`, `seed`.
+        config ([`ArrCocConfig`]): `policy`, `max_level`, `context_share`, `fovea_threshold`, `pair_worth`,
+            `pair_drawing`, `tiers`, `region_size`, `position_scale`, `seed`.
         gains (`Callable`, *optional*): measures the distortion: `split_gains` on cell features, or a sketch of them,
             where leaves are means of features; `drawing_gains` on drawing losses where leaves are drawn.
 
     Returns:
-        [`Allocation`] without maps. For `uniform` and `random` its relevance is 1 everywhere.
+        [`Allocation`] without maps. For `uniform` and `random` its relevance is 1 everywhere. Where windows of pairs
+        are to be drawn, each is in the middle of its pair; a pair has none if no leaf of the coarse grid shows it too.
 
     Raises:
         ValueError: if shapes disagree, a budget lies outside 1 to the number of cells, or relevance is not positive.
@@ -188,6 +190,7 @@ def allocate(
     if expected and not 0 < relevance.min() <= relevance.max() < math.inf:  # NaN fails every comparison
         raise ValueError("relevance must be positive and finite in every cell")
 
+    behind = None
     if config.policy in ("uniform", "random"):
         relevance = torch.ones_like(relevance)
     if config.policy in ("lod", "random"):
@@ -201,7 +204,7 @@ def allocate(
     else:
         cells = packed_grid(*grids.unbind(1))
         if config.policy == "foveated":
-            heads = foveated_heads(
+            heads, behind = foveated_heads(
                 cells, relevance, budgets, config.context_share, config.fovea_threshold, config.pair_worth
             )
         elif config.policy == "tiers":
@@ -214,4 +217,12 @@ def allocate(
             raise ValueError(f"found policy {config.policy!r}; expected one of {POLICIES}")
     boxes, cell_to_leaf = leaves_from_heads(cells, heads)
     scale = position_scale(grids, budgets, config.position_scale)
-    return Allocation(grids, budgets, cell_to_leaf, boxes, relevance, scale)
+    allocation = Allocation(grids, budgets, cell_to_leaf, boxes, relevance, scale)
+    if behind is None or config.pair_drawing != "window":
+        return allocation
+    paired = (behind >= 0).nonzero()[:, 0]
+    pair, grid_leaf = boxes[cell_to_leaf[paired]], boxes[cell_to_leaf[behind[paired]]]  # (paired cells, 4) each
+    is_seen = (grid_leaf[:, :2] <= pair[:, :2]).all(1) & (grid_leaf[:, 2:] >= pair[:, 2:]).all(1)
+    windows = torch.full((len(boxes),), -1.0, device=boxes.device)
+    windows[cell_to_leaf[paired[is_seen]]] = 0.5
+    return replace(allocation, windows=windows)

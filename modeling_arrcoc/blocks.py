@@ -252,7 +252,7 @@ def foveated_heads(
     context_share: float,
     fovea_threshold: float = 0.0,
     pair_worth: float | None = None,
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     """A coarse grid of the whole image for context, and the most relevant cells as tokens of their own.
 
     A share of the budget buys a grid of equal blocks; the rest buys single cells in order of relevance, or pairs of
@@ -270,7 +270,8 @@ def foveated_heads(
         pair_worth (`float`, *optional*): as of `pair_cells`.
 
     Returns:
-        `Tensor` of shape `(cells,)`: head map.
+        `tuple[Tensor, Tensor]`: the head map; and for the cells of pairs that share a token the head of what is left
+        of their block, -1 if nothing is, and for all other cells. Both of shape `(cells,)`.
     """
     own = torch.arange(len(relevance), device=relevance.device)
     highest = torch.zeros_like(budgets, dtype=relevance.dtype).scatter_reduce(0, cells.image, relevance, "amax")
@@ -292,4 +293,9 @@ def foveated_heads(
 
     left = torch.where(shown[first], len(own), own)
     first_left = torch.full_like(own, len(own)).scatter_reduce(0, block, left, "amin")  # at a block's first cell
-    return torch.where(shown, own, torch.where(shown[first], first, first_left[block]))
+    second = ~shown & shown[first]  # a lower cell that has no token of its own
+    is_paired = second.clone()
+    is_paired[first[second]] = True
+    is_paired &= first_left[block] < len(own)
+    heads = torch.where(shown, own, torch.where(second, first, first_left[block]))
+    return heads, torch.where(is_paired, first_left[block], -1)

@@ -14,6 +14,7 @@ from .relaxation import RELAXATIONS
 
 
 STAGES = ("features", "pixels")
+PAIR_DRAWINGS = ("shrunk", "window")
 POSITION_SCALES = ("native", "matched")
 RELEVANCES = ("free", "learned")
 BUDGETS = ("given", "learned")
@@ -68,6 +69,10 @@ class ArrCocConfig(PreTrainedConfig):
             Under `"foveated"`, two cells above each other may share a token, each at half its height, where tokens are
             too few for all that is relevant: the share of its worth that a cell keeps so, in (0.5, 1). The higher, the
             more cells are shown and the fewer of them in full detail. Not given: every cell shown has its own token.
+        pair_drawing (`str`, *optional*, defaults to `"shrunk"`):
+            What the token of such a pair shows. `"shrunk"`: both cells, at half their height. `"window"`: a part of
+            them as high as one cell, in full detail, over the line of print that lies across both; what is left of
+            them is seen in the coarse grid alone, or they are shrunk where that does not show it. In stage `"pixels"`.
         tiers (`list[int]`, *optional*, defaults to `[64, 100, 160, 256, 400]`):
             Token counts, ascending: of a region under the policy `"tiers"`, of an image with a learned budget.
         region_size (`int`, *optional*, defaults to 32):
@@ -161,6 +166,7 @@ class ArrCocConfig(PreTrainedConfig):
     context_share: float | int = 0.1
     fovea_threshold: float | int = 0.0
     pair_worth: float | None = None
+    pair_drawing: str = "shrunk"
     tiers: list[int] | tuple[int, ...] = (64, 100, 160, 256, 400)
     region_size: int = 32
     position_scale: str = "native"
@@ -196,6 +202,11 @@ class ArrCocConfig(PreTrainedConfig):
             raise ValueError(f"unknown ARR-COC options {unknown}; there are {options}")
         _choose("stage", self.stage, STAGES)
         _choose("policy", self.policy, POLICIES)
+        _choose("pair_drawing", self.pair_drawing, PAIR_DRAWINGS)
+        if self.pair_drawing == "window" and self.stage == "features":
+            raise ValueError(
+                "`pair_drawing` is 'window' in stage 'features'; windows are drawn in stage 'pixels' alone"
+            )
         _choose("position_scale", self.position_scale, POSITION_SCALES)
         _choose("cell_encoder", self.cell_encoder, CELL_ENCODERS)
         _choose("query_scorer", self.query_scorer, QUERY_SCORERS)

@@ -21,6 +21,7 @@ from .multiresolution import (
     draw_leaves,
     drawing_gains,
     drawing_losses,
+    pair_windows,
     patch_positions,
     patches_to_cells,
     sequence_ends,
@@ -225,6 +226,8 @@ class ArrCocImageEncoder(Host):
             return self._encode_native(pixel_values, grids, choice, **kwargs)
         losses = drawing_losses(cells[:, :: vision.temporal_patch_size], grids)  # an image's frames are alike
         allocation, relaxation, fade = self._allocate(losses, scores, grids, choice, drawing_gains)
+        if allocation.windows is not None:
+            allocation = replace(allocation, windows=pair_windows(cells, allocation))
         if fade is not None:
             cells = fade.pictures(cells)
         if relaxation is not None:
@@ -254,6 +257,7 @@ class ArrCocImageEncoder(Host):
             allocation = allocate(features, relevance, grids, budgets, block, gains)
         if choice.lower is not None and choice.share is not None:
             lower = allocate(features.detach(), relevance.detach(), grids, choice.lower, block, gains)
+            lower = replace(lower, windows=None)  # what is finer than a tier's lower one fades into all of it
             fade = TierFade(lower, torch.repeat_interleave(choice.share, grids.prod(1)))
         return choice.report(replace(allocation, maps=maps, balance=balance)), relaxation, fade
 

@@ -29,6 +29,9 @@ class Allocation:
         maps (`dict[str, Tensor]`): the maps that relevance was balanced from, each of shape `(cells,)` in [0, 1].
         balance (`dict[str, Tensor]`): how learned relevance weighed opposite tendencies, each of shape `(images,)` in
             (0, 1): 0 is the first of `"compress_particularize"`, `"focus_diversify"` and `"exploit_explore"`.
+        windows (`Tensor` of shape `(leaves,)`, *optional*): of a pair of cells above each other of which a window is
+            drawn, as high as one of them, how far below the pair's top it begins, in cells, in [0, 1]; -1 for leaves
+            that are drawn whole. `None` where all are.
         depths (`Tensor` of shape `(leaves,)`, *optional*): DeepStack layers that each leaf keeps, the deepest of them;
             `None` where all keep all.
         placeholders (`Tensor` of shape `(images,)`, *optional*): with learned budgets, placeholders of each image in
@@ -47,6 +50,7 @@ class Allocation:
     position_scale: Tensor
     maps: dict[str, Tensor] = field(default_factory=dict)
     balance: dict[str, Tensor] = field(default_factory=dict)
+    windows: Tensor | None = None
     depths: Tensor | None = None
     placeholders: Tensor | None = None
     expected_tokens: Tensor | None = None
@@ -61,14 +65,28 @@ class Allocation:
         return self.boxes[:, 2:] - self.boxes[:, :2]
 
     @property
+    def drawn(self) -> Tensor:
+        """Top, left, bottom, right in cells of what is drawn of each leaf, of shape `(leaves, 4)`: its box or a window
+        of it, whose rows may be fractional."""
+        if self.windows is None:
+            return self.boxes
+        top = torch.where(self.windows < 0, self.boxes[:, 0], self.boxes[:, 0] + self.windows)
+        bottom = torch.where(self.windows < 0, self.boxes[:, 2], top + 1)
+        return torch.stack([top, self.boxes[:, 1].to(top), bottom, self.boxes[:, 3].to(top)], 1)
+
+    @property
     def levels(self) -> Tensor:
-        """Level of detail of each leaf, of shape `(leaves,)`: log2 of its mean side in cells, 0 for full detail."""
-        return self.sizes.prod(1).float().log2() / 2
+        """Level of detail of each leaf, of shape `(leaves,)`: log2 of the mean side in cells of what is drawn of it, 0
+        for full detail."""
+        drawn = self.drawn
+        return (drawn[:, 2:] - drawn[:, :2]).prod(1).float().log2() / 2
 
     @property
     def centers(self) -> Tensor:
-        """Row and column of each leaf's centre, of shape `(leaves, 2)`; a cell's centre has its own coordinates."""
-        return (self.boxes[:, :2] + self.boxes[:, 2:] - 1).float() / 2
+        """Row and column of the centre of what is drawn of each leaf, of shape `(leaves, 2)`; a cell's centre has its
+        own coordinates."""
+        drawn = self.drawn
+        return (drawn[:, :2] + drawn[:, 2:] - 1).float() / 2
 
     @property
     def leaf_scale(self) -> Tensor:
@@ -120,9 +138,9 @@ class Allocation:
 
     def _optional(self, change: Callable[[Tensor, bool], Tensor]) -> dict[str, Tensor | None]:
         """The attributes that may be `None`, changed; `change` is told whether an attribute is one of leaves."""
-        names = ("depths", "placeholders", "expected_tokens", "tier_probabilities")
-        values = {name: getattr(self, name) for name in names}
-        return {name: value if value is None else change(value, name == "depths") for name, value in values.items()}
+        of_leaves, of_images = ("windows", "depths"), ("placeholders", "expected_tokens", "tier_probabilities")
+        values = {name: getattr(self, name) for name in of_leaves + of_images}
+        return {name: value if value is None else change(value, name in of_leaves) for name, value in values.items()}
 
     def map(self, name: str) -> Tensor:
         """A map of a single image on its grid: `"relevance"` or a name of `maps`.

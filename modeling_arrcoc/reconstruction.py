@@ -30,6 +30,8 @@ def rebuild_features(tokens: Tensor, allocation: Allocation) -> Tensor:
 def rebuild_pictures(drawings: Tensor, allocation: Allocation) -> Tensor:
     """Each cell as its part of its leaf's drawing, blown up to its own size; the inverse of drawing, but for detail.
 
+    What lies beyond a window looks like the window's edge.
+
     Args:
         drawings (`Tensor` of shape `(leaves, channels, side, side)`): as from `draw_leaves`.
         allocation ([`Allocation`]): the leaves.
@@ -39,13 +41,11 @@ def rebuild_pictures(drawings: Tensor, allocation: Allocation) -> Tensor:
     """
     leaf, grid = allocation.cell_to_leaf.clamp(min=0), packed_grid(*allocation.grids.unbind(1))
     side, place = drawings.shape[-1], torch.arange(drawings.shape[-1], device=drawings.device)
-    top, left = allocation.boxes[leaf, :2].unbind(1)
-    rows = ((grid.y - top)[:, None] * side + place) // allocation.sizes[
-        leaf, :1
-    ]  # (cells, side): pixel of the drawing
-    columns = ((grid.x - left)[:, None] * side + place) // allocation.sizes[leaf, 1:]
+    top, left, bottom, right = allocation.drawn[leaf, :, None].unbind(1)  # (cells, 1) each
+    rows = ((grid.y[:, None] - top) * side + place) // (bottom - top)  # (cells, side): pixel of the drawing
+    columns = ((grid.x[:, None] - left) * side + place) // (right - left)
+    rows, columns = (pixel.long().clamp(0, side - 1) for pixel in (rows, columns))
     kept = allocation.cell_to_leaf >= 0
-    rows, columns = rows * kept[:, None], columns * kept[:, None]
     picture = drawings[leaf[:, None, None], :, rows[:, :, None], columns[:, None]]  # (cells, side, side, channels)
     return picture.permute(0, 3, 1, 2) * kept[:, None, None, None]
 
@@ -112,8 +112,10 @@ class CellDecoder(nn.Module):
         """Predict cells: `(leaves, token_dim)` to `(cells, cell_dim)`; that of a dropped cell is of no use."""
         leaf = allocation.cell_to_leaf.clamp(min=0)
         grid = packed_grid(*allocation.grids.unbind(1))
-        sizes = allocation.sizes[leaf]  # (cells, 2)
-        offset = (torch.stack([grid.y, grid.x], 1) - allocation.boxes[leaf, :2] + 0.5) / sizes - 0.5  # in (-1/2, 1/2)
+        corners, ends = allocation.drawn[leaf].split(2, 1)  # (cells, 2) each
+        sizes = ends - corners
+        # In (-1/2, 1/2), but for what lies beyond a window.
+        offset = (torch.stack([grid.y, grid.x], 1) - corners + 0.5) / sizes - 0.5  # (cells, 2)
         place = torch.cat([offset, sizes.float().log2()], 1).to(tokens.dtype)  # (cells, 4)
         hidden = self.token(self.norm(tokens))[leaf] + self.place(place)  # (cells, hidden_dim)
         predicted = self.out(F.gelu(hidden))

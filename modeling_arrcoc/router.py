@@ -27,6 +27,7 @@ from .multiresolution import draw_leaves
 from .outputs import Allocation
 from .pooling import pool_leaves
 from .quadtree import packed_grid
+from .reconstruction import rebuild_pictures
 from .scorers import image_mean
 
 
@@ -228,7 +229,7 @@ class TierFade:
 
     def pictures(self, cells: Tensor) -> Tensor:
         """Pictures of the cells; of the shape of `cells`, `(cells, channels, side, side)`."""
-        return self._mix(cells, enlarge_leaves(draw_leaves(cells.float(), self.lower), self.lower))
+        return self._mix(cells, rebuild_pictures(draw_leaves(cells.float(), self.lower), self.lower))
 
     def features(self, features: Tensor, weights: Tensor) -> Tensor:
         """Features of the cells; of the shape of `features`, `(cells, dim)`. `weights` as of `pool_leaves`."""
@@ -239,26 +240,6 @@ class TierFade:
         shape = (-1, *[1] * (values.ndim - 1))
         coarse = coarse * (self.lower.cell_to_leaf >= 0).view(shape)  # a dropped cell fades to zero
         return (values.float() - (1 - self.share).view(shape) * (values.float() - coarse)).to(values.dtype)
-
-
-def enlarge_leaves(drawn: Tensor, allocation: Allocation) -> Tensor:
-    """What each cell's place shows in the drawing of its leaf, blown up to the cell's own size.
-
-    Args:
-        drawn (`Tensor` of shape `(leaves, channels, side, side)`): as from `draw_leaves`.
-        allocation ([`Allocation`]): the leaves.
-
-    Returns:
-        `Tensor` of shape `(cells, channels, side, side)`; of no meaning for a dropped cell.
-    """
-    side, grid = drawn.shape[-1], packed_grid(*allocation.grids.unbind(1))
-    leaf = allocation.cell_to_leaf
-    place = torch.arange(side, device=drawn.device)
-    corner, size = allocation.boxes[leaf, :2], allocation.sizes[leaf]  # (cells, 2)
-    rows = ((grid.y - corner[:, 0])[:, None] * side + place) // size[:, :1]  # (cells, side): pixel of the drawing
-    columns = ((grid.x - corner[:, 1])[:, None] * side + place) // size[:, 1:]
-    rows, columns = rows.clamp(0, side - 1), columns.clamp(0, side - 1)
-    return drawn[leaf[:, None, None], :, rows[:, :, None], columns[:, None]].permute(0, 3, 1, 2)
 
 
 __all__ = ["BudgetChoice", "BudgetRouter", "TierFade", "choose_budgets", "learned_budgets"]

@@ -26,6 +26,15 @@ def test_shapes_of_leaves() -> None:
     assert allocation.centers.tolist() == [[0, 0], [0.5, 1.5], [7.5, 7.5], [5, 1.5]]
 
 
+def test_of_a_pair_with_a_window_no_more_is_drawn() -> None:
+    boxes = torch.tensor([[0, 0, 1, 1], [3, 2, 5, 3], [4, 4, 6, 5]])
+    allocation = replace(make_allocation(), boxes=boxes, windows=torch.tensor([-1.0, 0.25, -1.0]))
+    assert allocation.drawn.tolist() == [[0, 0, 1, 1], [3.25, 2, 4.25, 3], [4, 4, 6, 5]]
+    assert allocation.levels.tolist() == [0, 0, 0.5]
+    assert allocation.centers.tolist() == [[0, 0], [3.25, 2], [4.5, 4]]
+    assert allocation.sizes.tolist() == [[1, 1], [2, 1], [2, 1]]  # what it stands for is still both cells
+
+
 @pytest.mark.parametrize("policy", ["lod", "foveated", "topk"])
 def test_images_of_a_batch(policy: str) -> None:
     allocation = make_allocation(policy)
@@ -49,16 +58,18 @@ def test_images_of_a_batch(policy: str) -> None:
 
 def test_what_learned_budgets_and_depths_add() -> None:
     allocation = make_allocation()
-    names = ("depths", "placeholders", "expected_tokens", "tier_probabilities")
+    names = ("windows", "depths", "placeholders", "expected_tokens", "tier_probabilities")
     for found in (allocation, allocation.image(1), allocation.to("cpu")):
         assert all(getattr(found, name) is None for name in names)
-    values = dict(zip(names, (torch.rand(12), torch.arange(3), torch.rand(3), torch.rand(3, 5)), strict=True))
+    shapes = ((12,), (12,), (3,), (3,), (3, 5))
+    values = {name: torch.rand(shape) for name, shape in zip(names, shapes, strict=True)}
     allocation = replace(allocation, **values)
     leaves = [0, 7, 8, 12]
     for index in range(3):
         one = allocation.image(index)
-        assert torch.equal(one.depths, values["depths"][leaves[index] : leaves[index + 1]])
-        for name in names[1:]:
+        for name in names[:2]:
+            assert torch.equal(getattr(one, name), values[name][leaves[index] : leaves[index + 1]])
+        for name in names[2:]:
             assert torch.equal(getattr(one, name), values[name][index : index + 1])
     assert all(getattr(allocation.to("meta"), name).device.type == "meta" for name in names)
 

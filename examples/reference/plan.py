@@ -228,7 +228,7 @@ class Plan:
         """All but the embeddings learns at once, from pages as pixels, two of three batches of large ones. What the
         model has learned of other pages it keeps by reading print of all kinds."""
         preset, model, reader = self.preset, self.reference.model, self.reference.reader
-        side, tower = preset.pages.size, model.model.visual
+        side, tower, block = preset.pages.size, model.model.visual, model.config.arrcoc_config
         sources = [(shards(drawing, self.root), 1 / len(preset.print)) for drawing in preset.print]
         crops = Crops(sources, 2 * preset.crops, side, lambda step: (0.6, 1.7), 4, self._kept(side), seed=13)
 
@@ -248,7 +248,8 @@ class Plan:
                 together=preset.workers,
                 seed=7,
             )
-            pages, pairs = Sights(self.writer, found, side, size), PairedPages(found, side, size)
+            pages = Sights(self.writer, found, side, size)
+            pairs = PairedPages(found, side, size, windows=block.pair_drawing == "window")
             parts = {"pages": pages, "pairs": pairs, "budgets": questions, "print": crops}
             return Together({kind: parts[kind] for kind in losses})
 
@@ -258,7 +259,7 @@ class Plan:
             "budgets": (1.0, partial(budget_step, model, looking=1.0)),
             "print": (GUIDANCE, partial(reading_step, tower, reader)),
         }
-        if model.config.arrcoc_config.pair_worth is None:
+        if block.pair_worth is None:
             del losses["pairs"]
         small, *large = map(batches, (preset.pages, *preset.large_pages))
         layers = {f"model.model.language_model.{part}": preset.rate / 3 for part in ("layers", "norm")}

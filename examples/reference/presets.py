@@ -22,7 +22,8 @@ BLOCK = {
     "relevance_spread": 0.35,
     "context_share": 0.0,  # one token at least for all that is not shown
     "fovea_threshold": 2e-4,
-    "pair_worth": 0.85,
+    "pair_worth": 0.9,
+    "pair_drawing": "window",
 }
 
 

@@ -212,8 +212,8 @@ def summarize(allocation: Allocation) -> dict[str, Any]:
         "ratio": round(rows * cols / tokens, 3),
         "deepseek_ocr": {"mode": mode, "side": side, "tokens": deepseek_ocr_tokens(side)},
         "leaves_per_level": {str(level): count for level, count in level_counts(allocation).items()},
-        "boxes": allocation.boxes.tolist(),
-        "levels": display_levels(allocation.sizes.tolist()),
+        "boxes": allocation.drawn.tolist(),
+        "levels": display_levels((allocation.drawn[:, 2:] - allocation.drawn[:, :2]).tolist()),
     }
 
 

@@ -55,13 +55,13 @@ MAP_SUBTITLES = {
 }
 
 
-def display_levels(sizes: Sequence[tuple[int, int]]) -> list[int]:
+def display_levels(sizes: Sequence[tuple[float, float]]) -> list[int]:
     """Level that each leaf is shown as: the smallest `l` such that the leaf has at most `4**l` cells.
 
     Args:
-        sizes: height and width of each leaf, in cells.
+        sizes: height and width of what is drawn of each leaf, in cells.
     """
-    return [((height * width - 1).bit_length() + 1) // 2 for height, width in sizes]
+    return [((round(height * width) - 1).bit_length() + 1) // 2 for height, width in sizes]
 
 
 def level_color(level: int) -> Color:
@@ -95,7 +95,7 @@ class _Leaves:
     """One image's allocation as plain Python values."""
 
     grid: tuple[int, int]
-    boxes: list[tuple[int, int, int, int]]
+    boxes: list[tuple[float, float, float, float]]  # what is drawn of each
     levels: list[int]
     dropped: list[tuple[int, int]]
 
@@ -103,7 +103,7 @@ class _Leaves:
 def _read_leaves(allocation: "Allocation", index: int) -> _Leaves:
     single = allocation.image(index)
     rows, cols = single.grids[0].tolist()
-    boxes = [tuple(box) for box in single.boxes.tolist()]
+    boxes = [tuple(box) for box in single.drawn.tolist()]
     levels = display_levels([(bottom - top, right - left) for top, left, bottom, right in boxes])
     cells = single.cell_to_leaf.tolist()
     dropped = [divmod(cell, cols) for cell, leaf in enumerate(cells) if leaf < 0]
@@ -257,10 +257,10 @@ def _stretch(image: Image.Image, grid: tuple[int, int], cell_size: int) -> Image
     return image.convert("RGB").resize((cols * cell_size, rows * cell_size), Image.Resampling.LANCZOS)
 
 
-def _pixels(box: tuple[int, int, int, int], cell_size: int) -> tuple[int, int, int, int]:
+def _pixels(box: tuple[float, float, float, float], cell_size: int) -> tuple[int, int, int, int]:
     """Left, top, right, bottom in pixels, all inclusive, of a box in cells."""
-    top, left, bottom, right = box
-    return left * cell_size, top * cell_size, right * cell_size - 1, bottom * cell_size - 1
+    top, left, bottom, right = (round(edge * cell_size) for edge in box)
+    return left, top, right - 1, bottom - 1
 
 
 def _caption_width(title: str, subtitle: str) -> int:

@@ -11,12 +11,16 @@ from arrcoc.training.data.evidence import evidence_cells
 from arrcoc.training.data.rows import Row
 
 
+PARTS = 32  # parts of a cell's height that a window's ends are told to
+
+
 @dataclass(frozen=True)
 class Coverage:
     """How an image's evidence was seen.
 
     Attributes:
-        full_detail (`float`): share of the evidence's area that lies in cells which are tokens of their own.
+        full_detail (`float`): share of the evidence's area that lies in cells which are tokens of their own, or in
+            windows of pairs.
         resolution (`float`): mean linear resolution over the evidence's area: 1 at full detail, 1/2 where four cells
             are one token, 0 where cells were dropped.
     """
@@ -40,12 +44,26 @@ def cell_resolution(allocation: Allocation) -> Tensor:
     return resolution
 
 
+def part_resolution(allocation: Allocation) -> Tensor:
+    """Linear resolution at which parts of cells of one image are seen, of shape `(rows, PARTS, cols)`: that of their
+    cells, but of a pair of which a window is drawn 1 inside of the window and 0 outside."""
+    rows, cols = _grid(allocation.grids)
+    resolution = cell_resolution(allocation).view(rows, 1, cols).repeat(1, PARTS, 1)
+    if allocation.windows is not None:
+        leaf = allocation.cell_to_leaf.view(rows, 1, cols).clamp(min=0)
+        part = torch.arange(rows * PARTS, device=leaf.device).view(rows, PARTS, 1)
+        below = (part + 0.5) / PARTS - (allocation.boxes[leaf, 0] + allocation.windows[leaf])  # (rows, PARTS, cols)
+        inside = ((below > 0) & (below < 1)).to(resolution)
+        resolution = torch.where(allocation.windows[leaf] < 0, resolution, inside)
+    return resolution
+
+
 def coverage_of(resolution: Tensor, shares: Tensor) -> Coverage:
     """Coverage of evidence.
 
     Args:
-        resolution (`Tensor` of shape `(cells,)`): of an image's cells, as from `cell_resolution`.
-        shares (`Tensor` of shape `(cells,)`): share of each cell that evidence covers.
+        resolution (`Tensor` of shape `(cells,)`): of an image's cells, or of parts of them of one size.
+        shares (`Tensor` of shape `(cells,)`): share of each that evidence covers.
 
     Raises:
         ValueError: if no evidence lies on the image.
@@ -78,7 +96,10 @@ def evidence_coverage(
     """
     if len(allocation) != 1:
         raise ValueError(f"evidence belongs to one image, but the allocation holds {len(allocation)}; use .image(i)")
-    return _best(cell_resolution(allocation), boxes, image_size, _grid(allocation.grids), mode)
+    rows, cols = _grid(allocation.grids)
+    if allocation.windows is None:
+        return _best(cell_resolution(allocation), boxes, image_size, (rows, cols), mode)
+    return _best(part_resolution(allocation).flatten(), boxes, image_size, (rows * PARTS, cols), mode)
 
 
 def resized_coverage(

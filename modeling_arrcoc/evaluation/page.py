@@ -196,8 +196,9 @@ def _html_looks(item: Record, documents: str | None) -> list[str]:
             found.append(f"<p class=muted>{html.escape(str(error))}</p>")
             continue
         allocation = allocation_of(leaves)
-        cell = fit_cell_size((leaves[0], leaves[1]), PICTURE_SIDE, PICTURE_SIDE)
-        tokens = f"{len(allocation.boxes)} of {leaves[0] * leaves[1]} tokens"
+        rows, cols = allocation.grids[0].tolist()
+        cell = fit_cell_size((rows, cols), PICTURE_SIDE, PICTURE_SIDE)
+        tokens = f"{len(allocation.boxes)} of {rows * cols} tokens"
         where = data_uri(draw_allocation(picture, allocation, 0, cell))
         what = data_uri(draw_detail(picture, allocation, 0, cell))
         found.append(

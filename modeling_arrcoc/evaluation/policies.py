@@ -92,7 +92,7 @@ class Answer:
     native: int
     milliseconds: float
     coverage: Coverage | None
-    leaves: list[list[int]]
+    leaves: list[list[float]]
 
 
 @dataclass(frozen=True)

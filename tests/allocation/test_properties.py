@@ -100,7 +100,9 @@ def configs(policy: str) -> st.SearchStrategy[ArrCocConfig]:
         policy=st.just(policy),
         max_level=max_levels,
         seed=st.integers(0, 2**31 - 1),
+        stage=st.just("pixels"),
         pair_worth=st.sampled_from([None, 0.51, 0.9]),
+        pair_drawing=st.sampled_from(["shrunk", "window"]),
         region_size=st.sampled_from([3, 4, 8, 32]),
         tiers=st.sampled_from([(64, 100, 160, 256, 400), (4, 9, 16), (1, 2, 6, 12), (5,)]),
     )
@@ -132,6 +134,15 @@ def assert_partition(allocation: Allocation, budgets: Tensor, policy: str) -> No
     assert ((place >= box[:, :2]) & (place < box[:, 2:])).all()
     cells = torch.bincount(leaf, minlength=len(allocation.boxes))
     assert (cells == 1).all() if dropped else (cells >= 1).all()
+    if allocation.windows is not None:
+        for number in (allocation.windows >= 0).nonzero()[:, 0].tolist():
+            top, left, bottom, right = allocation.boxes[number].tolist()
+            assert (bottom - top, right - left) == (2, 1)
+            around = allocation.boxes[(leaf_image == leaf_image[number]) & (allocation.windows < 0)]
+            behind = (
+                (around[:, 0] <= top) & (around[:, 1] <= left) & (around[:, 2] >= bottom) & (around[:, 3] >= right)
+            )
+            assert behind.any()  # what the window leaves out is drawn there
     if policy != "foveated":
         # A leaf has as many cells as its box has area: the boxes overlap nowhere and reach over no border.
         assert torch.equal(cells, allocation.sizes.prod(1))

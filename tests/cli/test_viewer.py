@@ -165,6 +165,23 @@ def test_a_cell_within_a_leaf_is_shown_over_it():
     assert (inside == inside[0]).all() and (around == around[0]).all() and (inside[0] != around[0]).any()
 
 
+def test_of_a_pair_its_window_is_shown_sharp():
+    """The rest of it as the leaf around it, which is counted as the only one that is not a single cell."""
+    allocation = replace(
+        make_allocation((4, 4), [(0, 0, 4, 4)]),
+        budgets=torch.tensor([2]),
+        boxes=torch.tensor([[0, 0, 4, 4], [1, 1, 3, 2]]),
+        cell_to_leaf=((torch.arange(16) == 5) | (torch.arange(16) == 9)).long(),
+        windows=torch.tensor([-1.0, 0.25]),
+    )
+    assert level_counts(allocation) == {0: 1, 2: 1}
+    pixels = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)
+    detail = np.asarray(draw_detail(Image.fromarray(pixels), allocation, cell_size=32))
+    assert np.array_equal(detail[40:72, 32:64], pixels[40:72, 32:64])
+    for beyond in (slice(32, 40), slice(72, 96)):
+        assert detail[beyond, 32:64].std() < pixels[beyond, 32:64].std() / 2
+
+
 def test_heat_colors_run_from_dark_to_light():
     colors = heat_colors(np.linspace(-0.5, 1.5, 201)[None]).astype(int)
     lightness = colors.sum(-1)[0]

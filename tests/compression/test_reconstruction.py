@@ -1,9 +1,11 @@
 """How much of a cell its token tells, against cells rebuilt one by one."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from arrcoc import ArrCocConfig
+from arrcoc import Allocation, ArrCocConfig
 from arrcoc.allocation import allocate, uniform_allocation
 from arrcoc.multiresolution import draw_leaves
 from arrcoc.pooling import pool_leaves
@@ -63,6 +65,27 @@ def test_pictures_are_drawings_blown_up():
                 assert torch.equal(rebuilt[cell], part)
                 cell += 1
     torch.testing.assert_close(draw_leaves(rebuilt, allocation), drawings)
+
+
+def test_a_window_is_rebuilt_where_it_was_cut_out():
+    """Beyond it stands its edge; the second column is what the whole grid looks like, shrunk."""
+    cells = torch.rand(4, 3, 8, 8)
+    allocation = Allocation(
+        grids=torch.tensor([[2, 2]]),
+        budgets=torch.tensor([2]),
+        cell_to_leaf=torch.tensor([0, 1, 0, 1]),
+        boxes=torch.tensor([[0, 0, 2, 1], [0, 0, 2, 2]]),
+        relevance=torch.ones(4),
+        position_scale=torch.ones(1),
+        windows=torch.tensor([0.375, -1.0]),
+    )
+    rebuilt = rebuild_pictures(draw_leaves(cells, allocation), allocation)
+    assert torch.equal(rebuilt[0, :, 3:], cells[0, :, 3:]) and torch.equal(rebuilt[2, :, :3], cells[2, :, :3])
+    assert torch.equal(rebuilt[0, :, :3], cells[0, :, 3:4].expand(3, 3, 8))
+    assert torch.equal(rebuilt[2, :, 3:], cells[2, :, 2:3].expand(3, 5, 8))
+    assert torch.equal(
+        rebuilt[1], rebuild_pictures(draw_leaves(cells, allocation), replace(allocation, windows=None))[1]
+    )
 
 
 def test_pictures_of_dropped_cells_are_blank():

@@ -97,6 +97,40 @@ def test_a_resized_picture_is_an_even_allocation():
     assert resized_coverage((8, 16), (8, 16), boxes, size) == Coverage(1.0, pytest.approx(1.0))
 
 
+# A pair on the left whose window is the lower half of its upper cell and the upper half of its lower one, in a leaf of
+# the whole 2x2 grid of 10 px cells.
+WINDOW = replace(
+    allocation(2, 2, [(0, 0, 2, 2)]),
+    budgets=torch.tensor([2]),
+    boxes=torch.tensor([[0, 0, 2, 1], [0, 0, 2, 2]]),
+    cell_to_leaf=torch.tensor([0, 1, 0, 1]),
+    windows=torch.tensor([0.5, -1.0]),
+)
+
+
+@pytest.mark.parametrize(
+    ("boxes", "full"),
+    [
+        ([(0, 6, 10, 14)], 1.0),
+        ([(0, 0, 10, 5)], 0.0),
+        ([(0, 0, 10, 20)], 0.5),
+        ([(0, 4, 5, 9)], 0.8),
+        ([(5, 8, 15, 12)], 0.5),
+    ],
+)
+def test_of_a_pair_its_window_is_in_full_detail(boxes, full):
+    assert evidence_coverage(WINDOW, boxes, (20, 20)).full_detail == pytest.approx(full, abs=0.02)
+    assert evidence_coverage(replace(WINDOW, windows=None), boxes, (20, 20)).full_detail == 0
+
+
+def test_windows_are_kept_with_an_item():
+    written = leaves_of(WINDOW)
+    assert written == [2, 2, 0.5, 0, 1.5, 1, 0, 0, 2, 2]
+    again = allocation_of(written)
+    for name in ("boxes", "cell_to_leaf", "windows"):
+        assert torch.equal(getattr(again, name), getattr(WINDOW, name))
+
+
 def test_coverage_is_an_integral_over_pixels():
     boxes = [(3, 2, 17, 13), (11, 7, 33, 19)]
     scores = cell_resolution(MIXED).view(2, 4)

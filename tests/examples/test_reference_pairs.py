@@ -1,5 +1,7 @@
 """Whole pages that are read in pairs of cells."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from reference.model import HOSTS
 from reference.plan import Plan, Reference
 from reference.reading import FIRST, cell_texts
 from reference.stage_budgets import CODE, Questions
-from reference.stage_pairs import PairedPages, paired_cells, paired_step
+from reference.stage_pairs import PairedPages, paired_cells, paired_step, random_windows, through_windows
 from reference.tokenizer import CELL
 
 
@@ -103,3 +105,37 @@ def test_some_questions_are_those_of_codes(root, preset):
 )
 def test_codes_are_of_capitals_and_digits(answer, is_code):
     assert bool(CODE.fullmatch(answer)) == is_code
+
+
+@pytest.mark.parametrize(("rows", "offset"), [(6, 0), (6, 1), (5, 0), (5, 1)])
+def test_windows_show_what_is_in_them_alone(rows, offset):
+    dice = np.random.default_rng(rows + offset)
+    begins = random_windows(dice.uniform(0, rows, 8), rows, offset, dice)
+    allocation = paired_cells(1, rows, rows, offset)
+    assert torch.equal(torch.from_numpy(begins.repeat(rows) >= 0), allocation.sizes[:, 0] == 2)
+    drawn = replace(allocation, windows=torch.from_numpy(begins.repeat(rows)).float()).drawn[::rows].numpy()
+    places = dice.uniform(0, rows * CELL, (200, 2))
+    for (across, down), (x, y) in zip(places, through_windows(places, begins, offset), strict=True):
+        shown = [number for number, box in enumerate(drawn) if box[0] <= down / CELL < box[2]]
+        assert x == across and (y == pytest.approx((shown[0] - drawn[shown[0], 0]) * CELL + down) if shown else y < 0)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_window_is_about_a_letter_of_its_row(seed):
+    dice = np.random.default_rng(seed)
+    letters = np.array([0.7, 2.4, 5.1])
+    begins = random_windows(letters, 8, 0, dice)
+    assert (np.abs(begins[:3] + 0.5 - (0.7, 0.5, 1.1)) < 0.25).all()  # the second is as high as it can be
+    assert 0 <= begins[3] <= 1 and np.array_equal(begins * CELL, np.round(begins * CELL))
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_tower_and_reader_learn_from_windows(root, preset, host):
+    reference = Reference("micro", host, pair_drawing="window")
+    found = places(shards(preset.pages, root))
+    batch = PairedPages(found, 256, 2, windows=True)(0)
+    assert len(batch["windows"]) * 20 == batch["texts"].numel()
+    loss, metrics = paired_step(reference.model, reference.reader, batch)
+    loss.backward()
+    assert 0 <= metrics["read"] <= 1
+    assert reference.model.model.visual.blocks[0].attn.qkv.weight.grad.abs().max() > 0

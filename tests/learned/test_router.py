@@ -9,7 +9,8 @@ from arrcoc import Allocation, ArrCocConfig, allocate
 from arrcoc.allocation import uniform_allocation
 from arrcoc.multiresolution import draw_leaves
 from arrcoc.pooling import pool_leaves
-from arrcoc.router import START, BudgetRouter, TierFade, choose_budgets, enlarge_leaves, image_statistics
+from arrcoc.reconstruction import rebuild_pictures
+from arrcoc.router import START, BudgetRouter, TierFade, choose_budgets, image_statistics
 
 
 TIERS = [2, 4, 8]
@@ -228,25 +229,9 @@ def test_fading_of_pictures(policy: str) -> None:
     assert torch.equal(TierFade(lower, ones).pictures(pictures), pictures)
     below = TierFade(lower, 0 * ones).pictures(pictures)
     kept = lower.cell_to_leaf >= 0
-    torch.testing.assert_close(below[kept], enlarge_leaves(draw_leaves(pictures, lower), lower)[kept])
+    torch.testing.assert_close(below[kept], rebuild_pictures(draw_leaves(pictures, lower), lower)[kept])
     assert (below[~kept] == 0).all()
     # Drawn again, what was faded away is what the lower tier shows; a box that other leaves lie in shows them too.
     whole = torch.bincount(lower.cell_to_leaf[kept], minlength=len(lower.boxes)) == lower.sizes.prod(1)
     assert whole.all() == (policy != "foveated") and whole.any()
     torch.testing.assert_close(draw_leaves(below, lower)[whole], draw_leaves(pictures, lower)[whole])
-
-
-def test_enlarged_leaves_are_drawn_pixel_by_pixel() -> None:
-    allocation = allocate(cell_values(5), cell_values(seed=2) + 0.1, GRIDS, torch.tensor([5, 2, 4]), ArrCocConfig())
-    drawn = torch.rand(11, 3, 4, 4, generator=torch.Generator().manual_seed(4))
-    found, cell = enlarge_leaves(drawn, allocation), 0
-    for rows, columns in GRIDS.tolist():
-        for y in range(rows):
-            for x in range(columns):
-                leaf = int(allocation.cell_to_leaf[cell])
-                top, left, bottom, right = allocation.boxes[leaf].tolist()
-                big = drawn[leaf].repeat_interleave(bottom - top, 1).repeat_interleave(right - left, 2)
-                assert torch.equal(
-                    found[cell], big[:, (y - top) * 4 : (y - top + 1) * 4, (x - left) * 4 : (x - left + 1) * 4]
-                )
-                cell += 1

@@ -114,11 +114,12 @@ def test_without_a_glance_the_question_has_no_say(host):
         assert list(model(**random_inputs(host, ROWS, BUDGETS)).allocation.maps) == ["information"]
 
 
-@pytest.mark.parametrize("policy", ["lod", "foveated", "pairs", "tiers", "uniform", "random", "topk"])
+@pytest.mark.parametrize("policy", ["lod", "foveated", "pairs", "windows", "tiers", "uniform", "random", "topk"])
 def test_batch_equals_singles_and_cache_equals_recomputation(host, policy):
     block = {"stage": "pixels", "policy": policy, "region_size": 4, "tiers": [2, 4, 9]}
-    if policy == "pairs":
-        block |= {"policy": "foveated", "pair_worth": 0.9}
+    if policy in ("pairs", "windows"):
+        drawing = {"pairs": "shrunk", "windows": "window"}[policy]
+        block |= {"policy": "foveated", "pair_worth": 0.9, "pair_drawing": drawing}
     model = tiny_arrcoc_model(host, arrcoc_config=block, **UNTIED)
     singles = [random_inputs(host, [[grid]], [k], seed=k) for grid, k in (((9, 13), 30), ((5, 3), 4), ((7, 7), 20))]
     batch = collate(singles)
