@@ -5,8 +5,8 @@
 
 At each budget, with 95 % intervals (bootstrap over documents):
 
-- `moved`: of the cells in full detail for one question, the share that is not in full detail for another question
-  about the same document whose evidence lies in other cells.
+- `moved`: of the cells in full detail for one question, as tokens of their own or in windows of pairs, the share that
+  is not in full detail for another question about the same document whose evidence lies in other cells.
 - `blank`: share of the tokens whose leaves show no word and no line: cells that carry no information.
 - `beside`: share of the tokens whose leaves touch neither the evidence nor the words that the question names.
 
@@ -27,7 +27,6 @@ from PIL import Image
 from torch import Tensor
 
 from arrcoc.cli.checkpoints import BUNDLED, checkpoint_folder, load_model, load_processor
-from arrcoc.evaluation.coverage import cell_resolution
 from arrcoc.evaluation.digest import checkpoint_digest
 from arrcoc.evaluation.documents import read_documents
 from arrcoc.outputs import Allocation
@@ -75,8 +74,9 @@ def cells_of(row: Row, boxes: Sequence[Any], grid: tuple[int, int]) -> Tensor:
 
 
 def full_detail(allocation: Allocation) -> Tensor:
-    """Which cells of an image are tokens of their own, `(cells,)` bool."""
-    return cell_resolution(allocation) >= 1
+    """Which cells of an image are tokens of their own or share one that is a window of them, `(cells,)` bool."""
+    leaf = allocation.cell_to_leaf
+    return (allocation.levels[leaf.clamp(min=0)] == 0) & (leaf >= 0)
 
 
 def tokens_without(allocation: Allocation, cells: Tensor) -> float:

@@ -44,6 +44,10 @@ def test_cells_in_full_detail_and_leaves_without():
     allocation = allocation_of([2, 4, 0, 0, 2, 2, 0, 2, 1, 3, 1, 2, 2, 3, 0, 3, 2, 4])
     seen = looking.full_detail(allocation)
     assert seen.view(2, 4).tolist() == [[False, False, True, False], [False, False, True, False]]
+    # The last leaf as a window of its two cells.
+    window = allocation_of([2, 4, 0, 0, 2, 2, 0, 2, 1, 3, 1, 2, 2, 3, 0.25, 3, 1.25, 4])
+    seen = looking.full_detail(window)
+    assert seen.view(2, 4).tolist() == [[False, False, True, True], [False, False, True, True]]
     cells = torch.zeros(2, 4, dtype=torch.bool)
     cells[1, 1] = cells[0, 2] = True
     assert looking.tokens_without(allocation, cells.flatten()) == 0.5
