@@ -16,6 +16,7 @@ from transformers import PreTrainedConfig
 
 from .blocks import foveated_heads, leaves_from_heads, tier_heads, topk_heads, uniform_heads
 from .outputs import Allocation
+from .pairs import pair_windows, row_windows
 from .quadtree import (
     QuadTree,
     build_quadtree,
@@ -153,6 +154,7 @@ def allocate(
     budgets: Tensor,
     config: PreTrainedConfig,
     gains: Callable[[QuadTree, Tensor, Tensor], list[Tensor]] = split_gains,
+    prints: Tensor | None = None,
 ) -> Allocation:
     """Divide the cells of each image into exactly its budget of leaves.
 
@@ -165,10 +167,11 @@ def allocate(
             `pair_drawing`, `tiers`, `region_size`, `position_scale`, `seed`.
         gains (`Callable`, *optional*): measures the distortion: `split_gains` on cell features, or a sketch of them,
             where leaves are means of features; `drawing_gains` on drawing losses where leaves are drawn.
+        prints (`Tensor` of shape `(cells, side)`, *optional*): as from `print_of_rows`. Without it pairs have no
+            windows.
 
     Returns:
-        [`Allocation`] without maps. For `uniform` and `random` its relevance is 1 everywhere. Where windows of pairs
-        are to be drawn, each is in the middle of its pair; a pair has none if no leaf of the coarse grid shows it too.
+        [`Allocation`] without maps. For `uniform` and `random` its relevance is 1 everywhere.
 
     Raises:
         ValueError: if shapes disagree, a budget lies outside 1 to the number of cells, or relevance is not positive.
@@ -190,7 +193,7 @@ def allocate(
     if expected and not 0 < relevance.min() <= relevance.max() < math.inf:  # NaN fails every comparison
         raise ValueError("relevance must be positive and finite in every cell")
 
-    behind = None
+    windows = None
     if config.policy in ("uniform", "random"):
         relevance = torch.ones_like(relevance)
     if config.policy in ("lod", "random"):
@@ -204,8 +207,16 @@ def allocate(
     else:
         cells = packed_grid(*grids.unbind(1))
         if config.policy == "foveated":
+            if prints is not None and config.pair_worth is not None and config.pair_drawing == "window":
+                windows = row_windows(prints, relevance, cells)
             heads, behind = foveated_heads(
-                cells, relevance, budgets, config.context_share, config.fovea_threshold, config.pair_worth
+                cells,
+                relevance,
+                budgets,
+                config.context_share,
+                config.fovea_threshold,
+                config.pair_worth,
+                kept=windows and windows[1],
             )
         elif config.policy == "tiers":
             heads = tier_heads(cells, relevance, budgets, list(config.tiers), config.region_size)
@@ -218,11 +229,6 @@ def allocate(
     boxes, cell_to_leaf = leaves_from_heads(cells, heads)
     scale = position_scale(grids, budgets, config.position_scale)
     allocation = Allocation(grids, budgets, cell_to_leaf, boxes, relevance, scale)
-    if behind is None or config.pair_drawing != "window":
+    if windows is None:
         return allocation
-    paired = (behind >= 0).nonzero()[:, 0]
-    pair, grid_leaf = boxes[cell_to_leaf[paired]], boxes[cell_to_leaf[behind[paired]]]  # (paired cells, 4) each
-    is_seen = (grid_leaf[:, :2] <= pair[:, :2]).all(1) & (grid_leaf[:, 2:] >= pair[:, 2:]).all(1)
-    windows = torch.full((len(boxes),), -1.0, device=boxes.device)
-    windows[cell_to_leaf[paired[is_seen]]] = 0.5
-    return replace(allocation, windows=windows)
+    return replace(allocation, windows=pair_windows(windows[0], heads, behind, boxes, cell_to_leaf))

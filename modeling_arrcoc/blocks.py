@@ -9,6 +9,7 @@ import math
 import torch
 from torch import Tensor
 
+from .pairs import pair_cells
 from .quadtree import PackedGrid, packed_grid, rank, running_cost
 
 
@@ -206,45 +207,6 @@ def topk_heads(cells: PackedGrid, relevance: Tensor, budgets: Tensor) -> Tensor:
     return torch.where(kept, torch.arange(len(order), device=order.device), -1)
 
 
-def pair_cells(cells: PackedGrid, relevance: Tensor, block: Tensor, pair_worth: float | None) -> tuple[Tensor, Tensor]:
-    """Pairs of cells above each other that may share a token, and what each token is worth.
-
-    A line of print that lies across two rows of cells takes two tokens a letter where one would do. Of a pair with
-    relevance `a` and `b` the first token is worth `w (a + b)` and the second, with which each cell has its own,
-    `(1 - w) (a + b)`: as `w > 1/2` returns diminish, and tokens in order of worth are the best choice for any budget.
-    Each cell prefers the more relevant of the cells above and below in its block. Two that prefer each other are a
-    pair if that is worth more than the more relevant one alone.
-
-    Args:
-        cells ([`PackedGrid`]): the cells.
-        relevance (`Tensor` of shape `(cells,)`): relevance of each cell.
-        block (`Tensor` of shape `(cells,)`): first cell of each cell's block.
-        pair_worth (`float`, *optional*): the share `w` of its worth that a cell keeps in a pair, in (0.5, 1). `None`:
-            there are no pairs.
-
-    Returns:
-        `tuple[Tensor, Tensor]`: what a token is worth, and the cell that has the first token: the upper one for the
-        lower one of a pair, for all others the cell itself; each of shape `(cells,)`.
-    """
-    own = torch.arange(len(relevance), device=relevance.device)
-    if pair_worth is None:
-        return relevance, own
-    cols = cells.cols[cells.image]
-    above, below = (own - cols).clamp(min=0), torch.where(cells.y + 1 < cells.rows[cells.image], own + cols, own)
-    has_above, has_below = (
-        (other != own) & inside & (block[other] == block) for other, inside in ((above, cells.y > 0), (below, True))
-    )
-    prefers_below = has_below & ~(has_above & (relevance[above] >= relevance[below]))  # (cells,)
-    prefers_above = has_above & ~prefers_below
-    total = relevance + relevance[below]
-    upper = prefers_below & prefers_above[below]
-    upper &= pair_worth * total >= torch.maximum(relevance, relevance[below])
-    lower = prefers_above & upper[above]
-    worth = torch.where(upper, pair_worth * total, relevance)
-    worth = torch.where(lower, (1 - pair_worth) * total[above], worth)
-    return worth, torch.where(lower, above, own)
-
-
 def foveated_heads(
     cells: PackedGrid,
     relevance: Tensor,
@@ -252,6 +214,7 @@ def foveated_heads(
     context_share: float,
     fovea_threshold: float = 0.0,
     pair_worth: float | None = None,
+    kept: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """A coarse grid of the whole image for context, and the most relevant cells as tokens of their own.
 
@@ -267,7 +230,7 @@ def foveated_heads(
         budgets (`Tensor` of shape `(images,)`): tokens of each image.
         context_share (`float`): least share of the budget for the blocks, in [0, 1]; there is always one.
         fovea_threshold (`float`): a cell is of enough relevance if it has this share of the highest in its image.
-        pair_worth (`float`, *optional*): as of `pair_cells`.
+        pair_worth (`float`, *optional*), kept (`Tensor`, *optional*): as of `pair_cells`.
 
     Returns:
         `tuple[Tensor, Tensor]`: the head map; and for the cells of pairs that share a token the head of what is left
@@ -281,7 +244,7 @@ def foveated_heads(
     context = torch.maximum(context, budgets - fovea).clamp(min=1)
     block, blocks = grid_heads(cells, context)  # (cells,), (images,)
 
-    worth, first = pair_cells(cells, relevance, block, pair_worth)
+    worth, first = pair_cells(cells, relevance, block, pair_worth, kept)
     order = rank(cells.image, worth)
     place = torch.empty_like(order).scatter_(0, order, own)  # (cells,)
     uncovers = torch.where(first == own, place, -1)  # a lower cell's own token takes nothing out of the block

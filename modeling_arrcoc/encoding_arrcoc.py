@@ -21,12 +21,12 @@ from .multiresolution import (
     draw_leaves,
     drawing_gains,
     drawing_losses,
-    pair_windows,
     patch_positions,
     patches_to_cells,
     sequence_ends,
 )
 from .outputs import Allocation, ArrCocImageFeatures, change_image_features
+from .pairs import print_of_rows
 from .pooling import pool_leaves
 from .quadtree import QuadTree, sketch_features, split_gains
 from .relaxation import Relaxation, relaxed_allocation
@@ -225,9 +225,8 @@ class ArrCocImageEncoder(Host):
         if choice.share is None and torch.equal(choice.budgets, grids.prod(1)):
             return self._encode_native(pixel_values, grids, choice, **kwargs)
         losses = drawing_losses(cells[:, :: vision.temporal_patch_size], grids)  # an image's frames are alike
-        allocation, relaxation, fade = self._allocate(losses, scores, grids, choice, drawing_gains)
-        if allocation.windows is not None:
-            allocation = replace(allocation, windows=pair_windows(cells, allocation))
+        prints = print_of_rows(cells) if block.pair_drawing == "window" else None
+        allocation, relaxation, fade = self._allocate(losses, scores, grids, choice, drawing_gains, prints)
         if fade is not None:
             cells = fade.pictures(cells)
         if relaxation is not None:
@@ -244,6 +243,7 @@ class ArrCocImageEncoder(Host):
         grids: Tensor,
         choice: BudgetChoice,
         gains: Callable[[QuadTree, Tensor, Tensor], list[Tensor]],
+        prints: Tensor | None = None,
     ) -> tuple[Allocation, Relaxation | None, TierFade | None]:
         """Choose leaves by the `scores` of `_relevance`; where these are trained, with the mixture behind them.
 
@@ -254,10 +254,9 @@ class ArrCocImageEncoder(Host):
         if self.training and relevance.requires_grad and block.answers_reach_relevance:
             allocation, relaxation = relaxed_allocation(features, relevance, grids, budgets, block, gains)
         else:
-            allocation = allocate(features, relevance, grids, budgets, block, gains)
+            allocation = allocate(features, relevance, grids, budgets, block, gains, prints)
         if choice.lower is not None and choice.share is not None:
             lower = allocate(features.detach(), relevance.detach(), grids, choice.lower, block, gains)
-            lower = replace(lower, windows=None)  # what is finer than a tier's lower one fades into all of it
             fade = TierFade(lower, torch.repeat_interleave(choice.share, grids.prod(1)))
         return choice.report(replace(allocation, maps=maps, balance=balance)), relaxation, fade
 

@@ -38,55 +38,12 @@ def cells_to_patches(cells: Tensor, merge_size: int) -> Tensor:
     return tiles.permute(0, 2, 4, 1, 3, 5).reshape(count * merge_size**2, channels * patch_size**2)
 
 
-ALIKE = 1e-3  # share of the print for which a window is not moved by a cell
-
-
 def first_cells(allocation: Allocation) -> tuple[Tensor, Tensor]:
     """Packed index of the top-left cell of each leaf's box, and the columns of its image; of shape `(leaves,)`."""
     image = torch.repeat_interleave(torch.arange(len(allocation), device=allocation.boxes.device), allocation.budgets)
     columns = allocation.grids[image, 1]
     first = (allocation.cells_per_image.cumsum(0) - allocation.cells_per_image)[image]
     return first + allocation.boxes[:, 0] * columns + allocation.boxes[:, 1], columns
-
-
-def pair_windows(cells: Tensor, allocation: Allocation) -> Tensor:
-    """Where the windows of pairs are drawn: over the line of print that lies across two rows of cells.
-
-    All pairs of two rows of an image have one window: of the places where it can begin, pixel by pixel, the one with
-    the most print in it, and of several alike the one that has it in its middle. Print is measured as differences of
-    neighbouring pixels along a row of them, which lines of print are full of and the gaps between them are not. It
-    counts with the relevance of its cell, and half as much at a pair's top and bottom as in its middle, where a line
-    must be to lie across both cells.
-
-    Args:
-        cells (`Tensor` of shape `(cells, channels, side, side)`): pictures of the cells.
-        allocation ([`Allocation`]): their leaves; pairs are those that have a window.
-
-    Returns:
-        `Tensor` of shape `(leaves,)`: as `Allocation.windows`, in steps of a pixel.
-    """
-    windows = allocation.windows
-    assert windows is not None
-    side = cells.shape[-1]
-    first, columns = first_cells(allocation)
-    leaves = (windows >= 0).nonzero()[:, 0]  # (pairs,)
-    upper = first[leaves]
-    both = torch.stack([upper, upper + columns[leaves]], 1)  # (pairs, 2)
-    print_ = cells[both].float().mean(2).diff(dim=-1).abs().mean(-1)  # (pairs, 2, side)
-    weighted = (print_ * allocation.relevance[both][:, :, None].to(print_)).flatten(1)  # (pairs, 2 * side)
-
-    image = torch.repeat_interleave(torch.arange(len(allocation), device=upper.device), allocation.budgets)[leaves]
-    _, rows = torch.unique(torch.stack([image, allocation.boxes[leaves, 0]], 1), dim=0, return_inverse=True)
-    weighted = weighted.new_zeros(len(leaves), 2 * side).index_add(0, rows, weighted)  # at most as many rows as pairs
-    place = torch.arange(2 * side, device=cells.device) + 0.5 - side  # of a row of pixels, from the pair's middle
-    weighted = weighted * (1 - place.abs() / (2 * side))
-    total = weighted.sum(1, keepdim=True).clamp(min=torch.finfo(weighted.dtype).tiny)  # (rows, 1)
-    sums = F.pad((weighted / total).cumsum(1), (1, 0))  # (rows, 2 * side + 1)
-    inside = sums[:, side:] - sums[:, : side + 1]  # (rows, side + 1): share of the print in the window
-    middle = (weighted * place).sum(1, keepdim=True) / total + side / 2  # where the window is in the middle of it all
-    off = (torch.arange(side + 1, device=cells.device) - middle).abs() / side
-    begins = (inside - ALIKE * off).argmax(1)
-    return windows.index_put((leaves,), begins[rows] / side)
 
 
 def draw_leaves(cells: Tensor, allocation: Allocation) -> Tensor:

@@ -19,7 +19,6 @@ from arrcoc.multiresolution import (
     draw_leaves,
     drawing_gains,
     drawing_losses,
-    pair_windows,
     patch_positions,
     patches_to_cells,
     sequence_ends,
@@ -84,11 +83,10 @@ def test_a_leaf_is_its_box_filtered_down_to_a_cell(policy, seed):
 
 def windowed_allocation(seed: int):
     """Pairs with windows anywhere, and leaves of other sizes."""
-    options = {"stage": "pixels", "context_share": 0.2, "pair_worth": 0.9, "pair_drawing": "window"}
-    cells, allocation = random_allocation("foveated", seed, **options)
-    generator = torch.Generator().manual_seed(seed)
-    windows = torch.randint(SIDE + 1, (len(allocation.boxes),), generator=generator) / SIDE
-    return cells, replace(allocation, windows=torch.where(allocation.windows < 0, allocation.windows, windows))
+    cells, allocation = random_allocation("foveated", seed, context_share=0.2, pair_worth=0.9)
+    is_pair = (allocation.sizes == torch.tensor([2, 1])).all(1)
+    windows = torch.randint(SIDE + 1, (len(is_pair),), generator=torch.Generator().manual_seed(seed)) / SIDE
+    return cells, replace(allocation, windows=torch.where(is_pair, windows, -1.0))
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -113,39 +111,6 @@ def test_a_window_is_cut_out_and_lies_where_it_was(seed):
     weights = torch.rand_like(drawn)
     found = (torch.autograd.grad((values * weights).sum(), cells)[0] for values in (drawn, expected))
     torch.testing.assert_close(*found)
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_windows_of_pairs_are_the_loop_over_places(seed):
-    cells, allocation = windowed_allocation(seed)
-    found = pair_windows(cells, allocation)
-    assert torch.equal(found < 0, allocation.windows < 0)
-    image = torch.repeat_interleave(torch.arange(len(GRIDS)), allocation.budgets).tolist()
-    pairs = [(image[leaf], *allocation.boxes[leaf].tolist(), leaf) for leaf in (found >= 0).nonzero()[:, 0].tolist()]
-    for number, top in {pair[:2] for pair in pairs}:
-        values, relevance = picture(cells, number), allocation.image(number).map("relevance")
-        print_of_rows = torch.zeros(2 * SIDE)
-        row_of_pairs = [pair for pair in pairs if pair[:2] == (number, top)]
-        for _, _, left, _, right, _ in row_of_pairs:
-            for row in range(2 * SIDE):
-                line = values[:, top * SIDE + row, left * SIDE : right * SIDE].mean(0)
-                weight = relevance[top + row // SIDE, left] * (1 - abs(row + 0.5 - SIDE) / SIDE / 2)
-                print_of_rows[row] += weight * line.diff().abs().mean()
-        inside = torch.stack([print_of_rows[begin : begin + SIDE].sum() for begin in range(SIDE + 1)])
-        for pair in row_of_pairs:
-            assert inside[round(float(found[pair[-1]]) * SIDE)] >= inside.max() - 2e-3 * print_of_rows.sum()
-        assert len({float(found[pair[-1]]) for pair in row_of_pairs}) == 1
-
-
-@pytest.mark.parametrize(("line", "expected"), [((5, 9), 3 / 8), ((2, 9), 2 / 8), ((7, 14), 6 / 8), ((0, 16), 4 / 8)])
-def test_a_window_is_over_the_line_of_print(line, expected):
-    """Rows of pixels from `line[0]` to `line[1]` of a pair of two cells of 8; the rest of the paper is blank."""
-    page = torch.ones(3, 2 * SIDE, SIDE)
-    page[:, line[0] : line[1], ::2] = 0
-    cells = page.view(3, 2, SIDE, SIDE).transpose(0, 1)
-    grids, budgets = torch.tensor([[2, 1]]), torch.tensor([1])
-    pair = replace(uniform_allocation(grids, budgets), windows=torch.tensor([0.5]))
-    assert float(pair_windows(cells, pair)) == pytest.approx(expected, abs=1e-6)
 
 
 def test_gradients_reach_every_pixel_evenly():

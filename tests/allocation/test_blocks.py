@@ -179,26 +179,6 @@ def test_a_line_across_two_rows_takes_half_of_the_tokens_in_pairs() -> None:
     assert sizes(17) == [[1, 1]] * 16
 
 
-def test_pairs_have_windows_where_the_coarse_grid_shows_the_rest_of_them() -> None:
-    """In the middle until the pixels are asked."""
-    first = torch.tensor([1.0, 1.0, 1.0, 1.0, 0.01, 0.5, 0.01, 0.02])  # four rows of two
-    second = torch.tensor([0.01, 0.01, 1.0, 0.01, 1.0, 0.01, 0.02, 0.01])
-    grid, options = torch.tensor([[4, 2]]), {"policy": "foveated", "context_share": 0, "pair_worth": 0.8}
-    shrunk = ArrCocConfig(**options)
-    window = ArrCocConfig(stage="pixels", pair_drawing="window", **options)
-    for relevance, budget, expected in (
-        (first, 2, [0.5, -1]),
-        (first, 3, [-1, -1, -1]),  # of the block nothing is left that reaches up to the two pairs
-        (first, 7, [-1] * 7),  # the pair is all that is left of the block
-        (second, 2, [-1, 0.5]),
-        (second, 3, [-1, -1, -1]),  # both have their own
-    ):
-        found = allocate(torch.zeros(8, 1), relevance, grid, torch.tensor([budget]), window)
-        assert found.windows is not None and found.windows.tolist() == expected
-        without = allocate(torch.zeros(8, 1), relevance, grid, torch.tensor([budget]), shrunk)
-        assert without.windows is None and torch.equal(without.boxes, found.boxes)
-
-
 def test_foveated_shows_a_lone_cell_for_one_token() -> None:
     """The quadtree pays ten for it: a cell costs its neighbourhood at every level."""
     relevance = torch.full((64,), 0.01)

@@ -43,7 +43,8 @@ class Batch:
     budgets: Tensor
 
     def allocate(self, config: ArrCocConfig) -> Allocation:
-        return allocate(self.features, self.relevance, self.grids, self.budgets, config)
+        prints = self.features.abs()  # as if each cell had as many rows of pixels as features
+        return allocate(self.features, self.relevance, self.grids, self.budgets, config, prints=prints)
 
     def select(self, images: list[int]) -> "Batch":
         """A batch of these images, in this order."""
