@@ -72,11 +72,11 @@ def pair_cells(
 ) -> tuple[Tensor, Tensor]:
     """Pairs of cells above each other that may share a token, and what each token is worth.
 
-    Of a pair with relevance `a` and `b` the first token is worth `v = w (a k + b l)`, where `k` and `l` are the shares
-    of the two that it shows, and the second, with which each cell has its own, `a + b - v`: as long as returns
-    diminish, tokens in order of worth are the best choice for any budget. Each cell prefers the more worthy of the
-    pairs with the cells above and below in its block. Two that prefer each other are a pair if that is worth more than
-    the more relevant one alone.
+    Of a pair with relevance `a` and `b` the first token is worth `w (a k + b l)`, where `k` and `l` are the shares of
+    the two that it shows, and the second, with which each cell has its own, `(1 - w) (a + b)`: print that a window
+    leaves out belongs to other lines. As `w > 1/2` returns diminish, and tokens in order of worth are the best choice
+    for any budget. Each cell prefers the more worthy of the pairs with the cells above and below in its block. Two
+    that prefer each other are a pair if that is worth more than the more relevant one alone.
 
     Args:
         cells ([`PackedGrid`]): the cells.
@@ -107,7 +107,7 @@ def pair_cells(
     upper &= value >= torch.maximum(relevance, relevance[below])
     lower = prefers_above & upper[above]
     worth = torch.where(upper, value, relevance)
-    worth = torch.where(lower, (total - value)[above], worth)
+    worth = torch.where(lower, ((1 - pair_worth) * total)[above], worth)
     return worth, torch.where(lower, above, own)
 
 

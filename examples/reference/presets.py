@@ -22,7 +22,7 @@ BLOCK = {
     "relevance_spread": 0.35,
     "context_share": 0.0,  # one token at least for all that is not shown
     "fovea_threshold": 2e-4,
-    "pair_worth": 0.95,
+    "pair_worth": 0.97,
     "pair_drawing": "window",
 }
 

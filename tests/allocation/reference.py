@@ -261,7 +261,7 @@ def foveated_leaves(
     for upper, lower in [] if pair_worth is None else vertical_pairs(relevance, blocks, pair_worth):
         total = relevance[upper] + relevance[lower]
         offers[upper] = (-float(np.float32(pair_worth) * total), [[upper, lower]])
-        offers[lower] = (-float(total - np.float32(pair_worth) * total), [[upper], [lower]])
+        offers[lower] = (-float(np.float32(1 - pair_worth) * total), [[upper], [lower]])
     shown: list[list[tuple[int, int]]] = []
     for _, _, made in sorted((worth, cell, made) for cell, (worth, made) in offers.items()):
         taken = {cell for leaf in made for cell in leaf}

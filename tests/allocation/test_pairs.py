@@ -144,3 +144,11 @@ def test_without_pixels_pairs_have_no_windows():
         torch.zeros(4, 1), values, torch.tensor([[4, 1]]), torch.tensor([2]), ArrCocConfig(**OPTIONS), prints=None
     )
     assert found.windows is None and [2, 1] in found.sizes.tolist()
+
+
+def test_the_ends_of_a_line_come_before_what_its_windows_leave_out():
+    """Of the next line, which the cells of the first show too, nothing was asked."""
+    page = page_with_lines(4, 6, [(12, 19), (21, 24)])  # rows 1 and 2, and in row 2 the beginning of another one
+    relevance = [[0.01] * 6, [0.3, 1.0, 1.0, 1.0, 1.0, 0.3], [0.3, 1.0, 1.0, 1.0, 1.0, 0.3], [0.01] * 6]
+    found = found_of(page, relevance, 7)
+    assert found.windows is not None and int((found.windows >= 0).sum()) == 6
