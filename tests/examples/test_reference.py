@@ -281,9 +281,10 @@ def test_an_answer_is_exact_if_all_its_tokens_are():
 def test_pages_are_read_at_the_size_of_the_answer_and_of_the_glance(root, preset):
     reference = Reference(preset.model)
     batch = Plan(preset, root, reference).stages()[1].batch
-    sides = [batch(step)["grids"][0, 1:].tolist() for step in range(4)]
-    assert sides == [[32, 32]] * 3 + [[16, 16]]
-    assert all(len(batch(step)["values"]) == 4 * 144 for step in range(4))  # 9/16 of the cells, of as many pixels
+    sides = [batch(step)["grids"][0, 1:].tolist() for step in range(5)]
+    assert sides == [[32, 32]] * 4 + [[16, 16]]
+    # Of squares 9/16 of the cells, of as many pixels; every second one is a whole page, which is warped.
+    assert [len(batch(step)["values"]) for step in range(5)] == [4 * size for size in (144, 256, 144, 256, 144)]
 
 
 def test_pictures_without_print_are_unreadable(root, preset):
