@@ -66,9 +66,9 @@ class ArrCocConfig(PreTrainedConfig):
             Share of an image's highest relevance, in [0, 1], that a cell must have to be worth a token of its own
             under `"foveated"`; tokens beyond these cells make the coarse grid finer.
         pair_worth (`float`, *optional*):
-            Under `"foveated"`, two cells above each other may share a token, each at half its height, where tokens are
-            too few for all that is relevant: the share of its worth that a cell keeps so, in (0.5, 1). The higher, the
-            more cells are shown and the fewer of them in full detail. Not given: every cell shown has its own token.
+            Under `"foveated"`, two cells above each other may share a token where tokens are too few for all that is
+            relevant: the share of its worth that a cell keeps so, in (0.5, 1). The higher, the more cells are shown
+            and the fewer of them by themselves. Not given: every cell shown has its own token.
         pair_drawing (`str`, *optional*, defaults to `"shrunk"`):
             What the token of such a pair shows. `"shrunk"`: both cells, at half their height. `"window"`: a part of
             them as high as one cell, in full detail, over the line of print that lies across both; what is left of

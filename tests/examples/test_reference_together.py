@@ -40,7 +40,9 @@ def test_a_warp_moves_letters_with_the_page(seed, make):
     warp = make(256, np.random.default_rng(seed))
     for center in ((40, 50), (200, 60), (128, 220)):
         moved = 2 * warp.moved(np.array(center))
-        if (moved > 2 * SQUARE).all() and (moved < 512 - 2 * SQUARE).all():
+        is_inside = (moved > 2 * SQUARE).all() and (moved < 512 - 2 * SQUARE).all()
+        assert is_inside or make is strong_warp
+        if is_inside:
             assert np.abs(darkest(warp.draw(page_with_a_square(256, center), 512)) - moved).max() < 1.5
 
 

@@ -130,6 +130,30 @@ def test_batch_equals_singles_and_cache_equals_recomputation(host, policy):
         assert torch.equal(together[row, -5:], model.generate(**single, **options)[0, -5:])
 
 
+def test_a_line_across_two_rows_reaches_the_tower_as_a_window(host):
+    """Cells of even rows have print in their lower patches alone, those of odd rows in their upper ones."""
+    options = {"stage": "pixels", "policy": "foveated", "context_share": 0, "pair_worth": 0.9}
+    model = tiny_arrcoc_model(host, arrcoc_config=options | {"pair_drawing": "window"}, **UNTIED)
+    inputs = random_inputs(host, [[(8, 8)]], [9])
+    cells = inputs["pixel_values"].view(8, 8, 4, -1)  # rows, columns, patches of a cell, values
+    cells[::2, :, :2], cells[1::2, :, 2:] = 0, 0
+    seen = []
+    hook = model.model.visual.patch_embed.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    with torch.no_grad():
+        allocation = model(**inputs).allocation
+    hook.remove()
+    pairs = (allocation.windows == 0.5).nonzero()[:, 0]
+    assert len(pairs) == 8 and (allocation.windows[allocation.sizes.prod(1) > 2] == -1).all()
+    leaves = seen[-1].view(9, 4, -1)
+    for leaf in pairs.tolist():
+        top, left, _, _ = allocation.boxes[leaf].tolist()
+        assert top % 2 == 0
+        torch.testing.assert_close(leaves[leaf], torch.cat([cells[top, left, 2:], cells[top + 1, left, :2]]))
+    shrunk = tiny_arrcoc_model(host, arrcoc_config=options, **UNTIED)
+    with torch.no_grad():
+        assert shrunk(**inputs).allocation.windows is None
+
+
 def test_gradients_reach_the_whole_tower(host, pixels):
     pixels.train()
     inputs = random_inputs(host, ROWS, BUDGETS)
