@@ -73,4 +73,4 @@ evaluate options --model arrcoc-tiny --budgets 64,25,12 \
     --variant "no-deepstack:model=$out/no-deepstack" \
     --variant no-spread:relevance_spread=0 --variant wide-spread:relevance_spread=1 \
     --variant no-threshold:fovea_threshold=0 --variant no-pairs:pair_worth=null --variant coarse-grid:context_share=0.1 --variant more-context:context_share=0.3 \
-    --variant matched-positions:position_scale=matched --variant after-the-tower:stage=features
+    --variant matched-positions:position_scale=matched --variant after-the-tower:stage=features,pair_drawing=shrunk
